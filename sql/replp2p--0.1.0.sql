@@ -1,0 +1,588 @@
+/* sql/replp2p--0.1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION replp2p" to load this file. \quit
+
+CREATE SCHEMA replp2p;
+REVOKE ALL ON SCHEMA replp2p FROM PUBLIC;
+GRANT USAGE ON SCHEMA replp2p TO PUBLIC;
+
+--
+-- Tables. Users read them through views; only the extension writes them.
+--
+
+-- This node, once create_group or join_group has committed. One row at most.
+CREATE TABLE replp2p.local_node (
+	singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+	node_id bytea NOT NULL,					-- 16 bytes
+	epoch integer NOT NULL,
+	node_name name NOT NULL,
+	dsn text NOT NULL,
+	group_id bytea NOT NULL,				-- 16 bytes
+	group_name name NOT NULL,
+	public_key bytea NOT NULL,
+	system_identifier bigint NOT NULL,
+	database_oid oid NOT NULL,
+	status text NOT NULL CHECK (status IN ('creating', 'joining', 'catchup', 'active', 'leaving')),
+	force_leave boolean NOT NULL DEFAULT false,
+	sponsor_dsn text,						-- while joining
+	sponsor_id bytea,
+	membership_serial bigint NOT NULL DEFAULT 0
+);
+
+-- The membership log: replicated in the stream, each row signed by its author.
+CREATE TABLE replp2p.membership (
+	author_id bytea NOT NULL,
+	author_epoch integer NOT NULL,
+	serial bigint NOT NULL,
+	change "char" NOT NULL CHECK (change IN ('c', 'a', 'l', 'd')),
+	subject_id bytea NOT NULL,
+	subject_epoch integer NOT NULL,
+	node_name name NOT NULL,
+	dsn text NOT NULL,
+	public_key bytea NOT NULL,
+	made_at timestamptz NOT NULL,
+	signature bytea NOT NULL,
+	PRIMARY KEY (author_id, author_epoch, serial)
+);
+
+-- What the membership log comes to here: the members by local slot.
+CREATE TABLE replp2p.members (
+	slot smallint PRIMARY KEY,
+	node_id bytea NOT NULL,
+	epoch integer NOT NULL,
+	node_name name NOT NULL,
+	dsn text NOT NULL,
+	public_key bytea NOT NULL,
+	status text NOT NULL CHECK (status IN ('admitted', 'left')),
+	left_seq bigint,
+	paused boolean NOT NULL DEFAULT false,
+	accepted_stamp bigint NOT NULL DEFAULT 0,
+	required_seq bigint NOT NULL DEFAULT 0,	-- a joiner's snapshot covers up to this
+	UNIQUE (node_id, epoch)
+);
+
+-- Invites made here; the secret itself is in the token only.
+CREATE TABLE replp2p.invites (
+	secret_hash bytea PRIMARY KEY,			-- BLAKE2b-256
+	created_at timestamptz NOT NULL DEFAULT now(),
+	expires_at timestamptz NOT NULL,
+	used_at timestamptz,
+	used_by bytea,							-- public key of who joined by it
+	granted_to name							-- role that pg_read_all_data was lent to for the join
+);
+
+-- Tables that are not replicated. Read by decoding under its historic snapshot.
+CREATE TABLE replp2p.excluded_tables (
+	relation oid PRIMARY KEY
+) WITH (user_catalog_table = true);
+
+-- The history behind the view conflicts; this node's own, not replicated.
+CREATE TABLE replp2p.conflict_history (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	detected_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	relation oid NOT NULL,
+	conflict_type text NOT NULL,
+	resolution text NOT NULL,
+	key jsonb,
+	local_row jsonb,
+	remote_row jsonb,
+	applied_row jsonb,
+	local_slot smallint,
+	local_seq bigint,
+	local_stamp bigint,
+	remote_slot smallint NOT NULL,
+	remote_seq bigint NOT NULL,
+	remote_stamp bigint NOT NULL,
+	relationship text NOT NULL
+);
+CREATE INDEX conflict_history_detected_at ON replp2p.conflict_history (detected_at);
+
+COMMENT ON SCHEMA replp2p IS 'replp2p: peer-to-peer multi-master replication';
+COMMENT ON TABLE replp2p.local_node IS 'this node, one row at most; internal, see the view stat_members';
+COMMENT ON TABLE replp2p.membership IS 'the signed membership log, replicated to every node; internal, see the view stat_members';
+COMMENT ON TABLE replp2p.members IS 'the members that the membership log comes to on this node; internal, see the view stat_members';
+COMMENT ON TABLE replp2p.invites IS 'hashes of the invites made on this node; internal, see create_invite()';
+COMMENT ON TABLE replp2p.excluded_tables IS 'tables that are not replicated; internal, see the view tables';
+COMMENT ON TABLE replp2p.conflict_history IS 'the conflicts that this node decided; internal, see the view conflicts';
+COMMENT ON INDEX replp2p.conflict_history_detected_at IS 'for removing the oldest conflicts';
+
+--
+-- Membership.
+--
+
+CREATE FUNCTION replp2p.create_group(node_name name, dsn text, group_name name DEFAULT 'replp2p')
+RETURNS text
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_create_group';
+COMMENT ON FUNCTION replp2p.create_group(name, text, name) IS
+'make this database the first node of a new group; dsn is how the other nodes will reach it; returns the node id; takes effect after commit, see wait_for_ready()';
+
+CREATE FUNCTION replp2p.create_invite(expires_in interval DEFAULT '1 hour')
+RETURNS text
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_create_invite';
+COMMENT ON FUNCTION replp2p.create_invite(interval) IS
+'make a token with which one node can join the group, once, by way of this node; it is a secret';
+
+CREATE FUNCTION replp2p.join_group(node_name name, dsn text, invite text)
+RETURNS text
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_join_group';
+COMMENT ON FUNCTION replp2p.join_group(name, text, text) IS
+'make this database a node of the group that the invite is for; copies schema and data in the background after commit, see stat_join and wait_for_ready(); returns the node id';
+
+CREATE FUNCTION replp2p.wait_for_ready(timeout interval DEFAULT '10 minutes')
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_wait_for_ready';
+COMMENT ON FUNCTION replp2p.wait_for_ready(interval) IS
+'wait until this node is active after create_group() or join_group(); not in the same transaction';
+
+CREATE FUNCTION replp2p.leave_group(force boolean DEFAULT false)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_leave_group';
+COMMENT ON FUNCTION replp2p.leave_group(boolean) IS
+'leave the group once another member has all changes of this node, or at once if forced; the data stays';
+
+CREATE FUNCTION replp2p.set_node_dsn(node_name name, dsn text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_set_node_dsn';
+COMMENT ON FUNCTION replp2p.set_node_dsn(name, text) IS
+'tell the group under which dsn a node is reached from now on';
+
+CREATE FUNCTION replp2p.accept_stamps(node_name name)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_accept_stamps';
+COMMENT ON FUNCTION replp2p.accept_stamps(name) IS
+'apply what this node holds back of a node whose clock is ahead (replp2p.max_clock_skew)';
+
+CREATE FUNCTION replp2p.preflight(
+	dsn text DEFAULT NULL,
+	OUT check_name text,
+	OUT status text,
+	OUT detail text,
+	OUT hint text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 20 AS 'MODULE_PATHNAME', 'rp_preflight';
+COMMENT ON FUNCTION replp2p.preflight(text) IS
+'check whether this database can create or join a group, and with a dsn whether a peer can connect by it; changes nothing';
+
+CREATE FUNCTION replp2p.check_prerequisites()
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_sql_check_prerequisites';
+COMMENT ON FUNCTION replp2p.check_prerequisites() IS
+'raise an error with a hint if a setting of the server keeps replp2p from working; CREATE EXTENSION calls it';
+
+--
+-- Watching.
+--
+
+CREATE FUNCTION replp2p.health(
+	OUT check_name text,
+	OUT status text,
+	OUT detail text,
+	OUT hint text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 20 AS 'MODULE_PATHNAME', 'rp_health';
+COMMENT ON FUNCTION replp2p.health() IS
+'judge this node and what it sees of the group: one row per check that is OK, one per finding (WARNING, CRITICAL) of one that is not';
+
+CREATE FUNCTION replp2p.stat_reset()
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_stat_reset';
+COMMENT ON FUNCTION replp2p.stat_reset() IS
+'set the counters of the views stat_* of this node to zero, and stats_reset to now';
+
+CREATE FUNCTION replp2p.get_stat_members(
+	OUT node_name name,
+	OUT node_id text,
+	OUT state text,
+	OUT self boolean,
+	OUT epoch integer,
+	OUT dsn text,
+	OUT phase text,
+	OUT last_seen timestamptz,
+	OUT rtt interval,
+	OUT clock_offset interval,
+	OUT left_seq bigint)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'rp_get_stat_members';
+COMMENT ON FUNCTION replp2p.get_stat_members() IS 'the rows behind the view stat_members';
+
+CREATE VIEW replp2p.stat_members AS
+	SELECT g.node_name, g.node_id, g.state, g.self, g.epoch, g.dsn, g.phase,
+		   g.last_seen, g.rtt, g.clock_offset,
+		   (SELECT min(m.made_at)
+			FROM replp2p.membership m
+			WHERE m.subject_id = decode(g.node_id, 'hex')
+			  AND m.subject_epoch = g.epoch
+			  AND m.change IN ('c', 'a')) AS admitted_at,
+		   g.left_seq
+	FROM replp2p.get_stat_members() g;
+COMMENT ON VIEW replp2p.stat_members IS
+'the members of the group as this node sees them; state is joining, syncing, active, unreachable, leaving or left';
+
+CREATE FUNCTION replp2p.get_stat_lag(
+	OUT origin name,
+	OUT source name,
+	OUT applied_seq bigint,
+	OUT known_seq bigint,
+	OUT lag_transactions bigint,
+	OUT lag_bytes bigint,
+	OUT lag interval,
+	OUT last_applied_stamp timestamptz,
+	OUT state text,
+	OUT last_error text,
+	OUT last_error_at timestamptz,
+	OUT transactions_applied bigint,
+	OUT changes_applied bigint,
+	OUT conflicts bigint,
+	OUT stats_reset timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'rp_get_stat_lag';
+COMMENT ON FUNCTION replp2p.get_stat_lag() IS 'the rows behind the view stat_lag';
+
+CREATE VIEW replp2p.stat_lag AS
+	SELECT * FROM replp2p.get_stat_lag();
+COMMENT ON VIEW replp2p.stat_lag IS
+'per origin how far its changes are applied here; known_seq is the greatest that any member has said it stores; lag_bytes is an estimate by the average size in the log, NULL if there is none; lag keeps growing while known changes are not applied, and is at most the age of the last applied one';
+
+CREATE FUNCTION replp2p.get_stat_capture(
+	OUT pid integer,
+	OUT slot_name name,
+	OUT ready boolean,
+	OUT captured_lsn pg_lsn,
+	OUT confirmed_lsn pg_lsn,
+	OUT seq bigint,
+	OUT last_stamp timestamptz,
+	OUT floor timestamptz,
+	OUT captured_transactions bigint,
+	OUT captured_changes bigint,
+	OUT captured_batches bigint,
+	OUT captured_bytes bigint,
+	OUT skipped_changes bigint,
+	OUT log_syncs bigint,
+	OUT restarts bigint,
+	OUT last_error text,
+	OUT last_error_at timestamptz,
+	OUT stats_reset timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'rp_get_stat_capture';
+COMMENT ON FUNCTION replp2p.get_stat_capture() IS 'the row behind the view stat_capture';
+
+CREATE VIEW replp2p.stat_capture AS
+	SELECT * FROM replp2p.get_stat_capture();
+COMMENT ON VIEW replp2p.stat_capture IS
+'how far capture has decoded the WAL of this node, and what it has written to its change log; captured_bytes are counted before compression, skipped_changes are updates and deletes without a usable replica identity';
+
+CREATE FUNCTION replp2p.get_stat_apply(
+	OUT pid integer,
+	OUT state text,
+	OUT started_at timestamptz,
+	OUT transactions_applied bigint,
+	OUT changes_applied bigint,
+	OUT conflicts bigint,
+	OUT errors bigint,
+	OUT restarts bigint,
+	OUT last_error text,
+	OUT last_error_at timestamptz,
+	OUT stats_reset timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'rp_get_stat_apply';
+COMMENT ON FUNCTION replp2p.get_stat_apply() IS 'the row behind the view stat_apply';
+
+CREATE VIEW replp2p.stat_apply AS
+	SELECT * FROM replp2p.get_stat_apply();
+COMMENT ON VIEW replp2p.stat_apply IS
+'the apply worker of this node and its totals over all origins; state is the worst of any origin (see stat_lag), or stopped';
+
+CREATE FUNCTION replp2p.get_stat_links(
+	OUT node_name name,
+	OUT connected boolean,
+	OUT last_contact timestamptz,
+	OUT rtt interval,
+	OUT bytes_received bigint,
+	OUT batches_received bigint,
+	OUT errors bigint,
+	OUT last_error text,
+	OUT connect_failed_at timestamptz,
+	OUT cut boolean,
+	OUT stats_reset timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'rp_get_stat_links';
+COMMENT ON FUNCTION replp2p.get_stat_links() IS 'the rows behind the view stat_links';
+
+CREATE VIEW replp2p.stat_links AS
+	SELECT * FROM replp2p.get_stat_links();
+COMMENT ON VIEW replp2p.stat_links IS
+'the links from this node to each peer; cut says that replp2p.unreachable_peers names the peer';
+
+CREATE FUNCTION replp2p.get_stat_server(
+	OUT requests_served bigint,
+	OUT bytes_sent bigint,
+	OUT refused_strangers bigint,
+	OUT refused_messages bigint,
+	OUT refused_batches bigint,
+	OUT stats_reset timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'rp_get_stat_server';
+COMMENT ON FUNCTION replp2p.get_stat_server() IS 'the row behind the view stat_server';
+
+CREATE VIEW replp2p.stat_server AS
+	SELECT * FROM replp2p.get_stat_server();
+COMMENT ON VIEW replp2p.stat_server IS
+'what this node has served to its peers, and refused: sessions with keys of no member, malformed or forged messages, batches with a wrong signature';
+
+CREATE FUNCTION replp2p.get_stat_log(
+	OUT origin name,
+	OUT oldest_seq bigint,
+	OUT stored_seq bigint,
+	OUT stable_seq bigint,
+	OUT log_bytes bigint,
+	OUT held_by name,
+	OUT held_transactions bigint)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'rp_get_stat_log';
+COMMENT ON FUNCTION replp2p.get_stat_log() IS 'the rows behind the view stat_log';
+
+CREATE VIEW replp2p.stat_log AS
+	SELECT * FROM replp2p.get_stat_log();
+COMMENT ON VIEW replp2p.stat_log IS
+'the change logs on this node''s disk, one per origin; held_by is the member whose last known ack for the origin is the smallest, held_transactions how many it still lacks';
+
+CREATE FUNCTION replp2p.get_stat_join(
+	OUT phase text,
+	OUT tables_total bigint,
+	OUT tables_processed bigint,
+	OUT rows_processed bigint,
+	OUT bytes_processed bigint,
+	OUT started_at timestamptz,
+	OUT waits_for text,
+	OUT last_error text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'rp_get_stat_join';
+COMMENT ON FUNCTION replp2p.get_stat_join() IS 'the row behind the view stat_join';
+
+CREATE VIEW replp2p.stat_join AS
+	SELECT * FROM replp2p.get_stat_join();
+COMMENT ON VIEW replp2p.stat_join IS
+'the progress of join_group() on this node; no row on a node that has not joined since the server was started';
+
+--
+-- Conflicts. A stamp in a table is microseconds since 2000; shown as a time.
+-- Whoever may read a table may see its conflicts, unless row security would
+-- hide rows of it from him.
+--
+
+CREATE VIEW replp2p.conflicts WITH (security_barrier) AS
+	SELECT h.id,
+		   h.detected_at,
+		   h.relation::regclass AS relation,
+		   h.conflict_type,
+		   h.resolution,
+		   h.key,
+		   h.local_row,
+		   h.remote_row,
+		   h.applied_row,
+		   l.node_name AS local_origin,
+		   r.node_name AS remote_origin,
+		   h.local_seq,
+		   h.remote_seq,
+		   timestamptz '2000-01-01 00:00:00+00' + nullif(h.local_stamp, 0) * interval '1 microsecond' AS local_stamp,
+		   timestamptz '2000-01-01 00:00:00+00' + h.remote_stamp * interval '1 microsecond' AS remote_stamp,
+		   h.relationship
+	FROM replp2p.conflict_history h
+		 LEFT JOIN replp2p.members l ON l.slot = h.local_slot
+		 LEFT JOIN replp2p.members r ON r.slot = h.remote_slot
+		 LEFT JOIN pg_catalog.pg_class c ON c.oid = h.relation
+	WHERE CASE WHEN c.oid IS NULL THEN pg_has_role(current_user, 'pg_read_all_data', 'USAGE')
+			   ELSE has_table_privilege(c.oid, 'SELECT')
+					AND has_schema_privilege(c.relnamespace, 'USAGE')
+					AND NOT row_security_active(c.oid)
+		  END;
+COMMENT ON VIEW replp2p.conflicts IS
+'truly concurrent changes that this node decided, with both rows; only of tables that the reader may select from; kept for replp2p.conflict_history_days';
+
+CREATE VIEW replp2p.stat_conflicts AS
+	SELECT h.relation::regclass AS relation,
+		   h.conflict_type,
+		   count(*) AS count,
+		   max(h.detected_at) AS last_detected_at
+	FROM replp2p.conflict_history h
+	GROUP BY h.relation, h.conflict_type;
+COMMENT ON VIEW replp2p.stat_conflicts IS
+'conflicts per table and type, counted in the history: so only as far back as it is kept';
+
+--
+-- What is replicated.
+--
+
+CREATE FUNCTION replp2p.exclude_table(relation regclass)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_exclude_table';
+COMMENT ON FUNCTION replp2p.exclude_table(regclass) IS
+'no longer replicate the changes that are made to a table on this node';
+
+CREATE FUNCTION replp2p.include_table(relation regclass)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_include_table';
+COMMENT ON FUNCTION replp2p.include_table(regclass) IS
+'replicate the changes that are made to a table on this node again, from now on';
+
+-- Reads catalogs only and locks no table, so that it answers at any time.
+CREATE VIEW replp2p.tables AS
+	SELECT c.oid::regclass AS relation,
+		   c.relpersistence = 'p' AND NOT x.excluded AS replicated,
+		   coalesce(k.identity, 'none') AS identity,
+		   CASE WHEN x.excluded THEN NULL
+				WHEN c.relpersistence <> 'p'
+				THEN 'not replicated: the changes of an unlogged table are not in the WAL'
+				WHEN k.identity IS NULL AND c.relkind = 'r'
+				THEN 'updates and deletes are not replicated: add a primary key, or set REPLICA IDENTITY USING INDEX'
+		   END AS warning
+	FROM pg_catalog.pg_class c
+		 CROSS JOIN LATERAL (
+			SELECT EXISTS (SELECT FROM replp2p.excluded_tables e WHERE e.relation = c.oid) AS excluded
+		 ) x
+		 LEFT JOIN LATERAL (
+			-- FULL: the primary key identifies, the rest of the old row comes with it;
+			-- generated columns are not sent, so a key with one is none
+			SELECT CASE WHEN i.indisprimary THEN 'primary key' ELSE n.relname::text END AS identity
+			FROM pg_catalog.pg_index i
+				 JOIN pg_catalog.pg_class n ON n.oid = i.indexrelid
+			WHERE i.indrelid = c.oid
+			  AND i.indisvalid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL
+			  AND CASE c.relreplident WHEN 'i' THEN i.indisreplident
+									  WHEN 'n' THEN false
+									  ELSE i.indisprimary
+				  END
+			  AND NOT EXISTS (
+				SELECT FROM pg_catalog.pg_attribute a
+				WHERE a.attrelid = c.oid AND a.attgenerated <> ''
+				  AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+			  )
+		 ) k ON true
+	WHERE c.relkind IN ('r', 'p')
+	  AND c.relpersistence <> 't'
+	  AND c.oid >= 16384
+	  AND c.relnamespace <> 'replp2p'::regnamespace
+	  AND (pg_has_role(current_user, 'pg_monitor', 'USAGE')
+		   OR has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER'));
+COMMENT ON VIEW replp2p.tables IS
+'the tables of this database: whether they are replicated (or would be, if it were a node), and by what a row is found on the other nodes: primary key, the name of an index, or none';
+
+CREATE FUNCTION replp2p.refuse_rewrite()
+RETURNS event_trigger
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_refuse_rewrite';
+COMMENT ON FUNCTION replp2p.refuse_rewrite() IS
+'refuse an ALTER TABLE that would rewrite a replicated table: its rows would lose their versions';
+
+CREATE EVENT TRIGGER replp2p_table_rewrite ON table_rewrite
+	EXECUTE FUNCTION replp2p.refuse_rewrite();
+COMMENT ON EVENT TRIGGER replp2p_table_rewrite IS
+'keeps the versions of rows: no ALTER TABLE may rewrite a replicated table that has rows';
+
+--
+-- Consistency.
+--
+
+CREATE FUNCTION replp2p.current_token()
+RETURNS text
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_current_token';
+COMMENT ON FUNCTION replp2p.current_token() IS
+'a text that stands for all that is committed on this node by now, for wait_for_token() on another';
+
+CREATE FUNCTION replp2p.wait_for_token(token text, timeout interval DEFAULT '30 s')
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_wait_for_token';
+COMMENT ON FUNCTION replp2p.wait_for_token(text, interval) IS
+'wait until all that the token stands for is visible on this node: to statements that begin afterwards, so in a REPEATABLE READ transaction to none of it';
+
+CREATE FUNCTION replp2p.wait_for_replication(
+	token text DEFAULT NULL,
+	nodes integer DEFAULT NULL,
+	timeout interval DEFAULT '30 s')
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_wait_for_replication';
+COMMENT ON FUNCTION replp2p.wait_for_replication(text, integer, interval) IS
+'wait until so many other nodes (all, if NULL) have durably applied all that the token (current_token(), if NULL) stands for';
+
+--
+-- Operating.
+--
+
+CREATE FUNCTION replp2p.pause_apply(origin name DEFAULT NULL)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_pause_apply';
+COMMENT ON FUNCTION replp2p.pause_apply(name) IS
+'stop applying the changes of one origin, or of all, on this node; they are still received';
+
+CREATE FUNCTION replp2p.resume_apply(origin name DEFAULT NULL)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_resume_apply';
+COMMENT ON FUNCTION replp2p.resume_apply(name) IS
+'go on after pause_apply()';
+
+--
+-- For peers. The role by which peers connect needs CONNECT on the database and
+-- EXECUTE on exchange(), and no more. Each session proves the keys of both
+-- nodes, whatever the role.
+--
+
+CREATE PROCEDURE replp2p.exchange(INOUT message bytea)
+LANGUAGE C AS 'MODULE_PATHNAME', 'rp_exchange';
+COMMENT ON PROCEDURE replp2p.exchange(bytea) IS
+'one sealed request of a peer and its reply; only nodes of the group call it';
+
+CREATE FUNCTION replp2p.export_snapshot(OUT snapshot text, OUT vector bytea)
+RETURNS record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_export_snapshot';
+COMMENT ON FUNCTION replp2p.export_snapshot() IS
+'export the snapshot that a joining node copies from, and its version vector; refuses itself outside of the session of a joining node';
+
+CREATE FUNCTION replp2p.node_fingerprint()
+RETURNS text
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_node_fingerprint';
+COMMENT ON FUNCTION replp2p.node_fingerprint() IS
+'a hash by which a node recognises that a dsn leads to itself';
+
+--
+-- Rights: nothing for PUBLIC but what is listed here.
+--
+
+REVOKE ALL ON ALL TABLES IN SCHEMA replp2p FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA replp2p FROM PUBLIC;
+
+-- Harmless by themselves: tokens say nothing of data, the rest judges its caller.
+GRANT EXECUTE ON FUNCTION
+	replp2p.node_fingerprint(),
+	replp2p.export_snapshot(),
+	replp2p.current_token(),
+	replp2p.wait_for_token(text, interval),
+	replp2p.wait_for_replication(text, integer, interval)
+	TO PUBLIC;
+GRANT SELECT ON replp2p.conflicts, replp2p.tables TO PUBLIC;
+
+GRANT EXECUTE ON FUNCTION
+	replp2p.health(),
+	replp2p.preflight(text),
+	replp2p.get_stat_members(),
+	replp2p.get_stat_lag(),
+	replp2p.get_stat_capture(),
+	replp2p.get_stat_apply(),
+	replp2p.get_stat_links(),
+	replp2p.get_stat_server(),
+	replp2p.get_stat_log(),
+	replp2p.get_stat_join()
+	TO pg_monitor;
+GRANT SELECT ON
+	replp2p.stat_members,
+	replp2p.stat_lag,
+	replp2p.stat_capture,
+	replp2p.stat_apply,
+	replp2p.stat_links,
+	replp2p.stat_server,
+	replp2p.stat_log,
+	replp2p.stat_join,
+	replp2p.stat_conflicts
+	TO pg_monitor;
+
+-- Last: fail with a clear error where the server's settings don't allow it to work.
+SELECT replp2p.check_prerequisites();

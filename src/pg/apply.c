@@ -1,0 +1,516 @@
+/*
+ * apply.c
+ *	  The apply worker: takes the next transaction of each origin whose deps
+ *	  are covered, and applies it in one local transaction.
+ *
+ * One worker per database serves all origins in turn. The replication origin
+ * of the session is switched to the transaction's, with origin_lsn = seq and
+ * origin_timestamp = stamp, so that rows and progress commit together and
+ * capture later reads from the commit record what it was: exactly once, over
+ * any crash. Every transaction has an xid, also when all of its changes lose,
+ * since one without an xid would record no progress.
+ *
+ * Before anything is looked up the node's floor is raised to the stamp, and
+ * before the commit the version index gets our entry (versions.h).
+ *
+ * State of an origin, shown in stat_lag:
+ *
+ *	  idle -> applying -> idle
+ *	  idle -> waiting   what its next transaction depends on is not applied yet
+ *	  idle -> held      its stamp is too far ahead of group time
+ *	  idle -> paused    by pause_apply
+ *	  applying -> error its transaction failed; tried again with growing delay
+ *
+ * An origin that cannot go on keeps nobody back but those who depend on it.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "replication/origin.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "p2p_clock.h"
+
+#include "apply_internal.h"
+#include "barrier.h"
+#include "crashpoint.h"
+#include "members.h"
+#include "settings.h"
+#include "versions.h"
+#include "worker.h"
+
+#define TURN_TRANSACTIONS 100	/* of one origin before the others have their turn */
+#define RETRY_FIRST_MS 100
+#define RETRY_LAST_MS 30000
+#define IDLE_WAIT_MS 10000
+#define HELD_RECHECK_MS 1000
+#define PRUNE_INTERVAL_MS 60000
+
+/* What this worker knows of one member. */
+typedef struct ApplyOrigin
+{
+	RpStream   *stream;
+	uint64		applied_seq;	/* this worker is its only writer */
+	int			retry_ms;
+	TimestampTz retry_at;		/* 0 = no error */
+	bool		indexed;		/* its log has been read into the key index */
+} ApplyOrigin;
+
+static RpNode *node;
+static ApplyOrigin origins[RP_MAX_MEMBERS];
+static MemoryContext turn_context;
+static RepOriginId session_origin = InvalidRepOriginId;
+static uint64 known_generation = 0;
+static TimestampTz wake_at;		/* 0 = nothing timed */
+static XLogRecPtr last_commit = InvalidXLogRecPtr;	/* not yet told to capture */
+
+static void commits_publish(void);
+static void members_refresh(void);
+static void wait_until_ready(void);
+static void key_index_load(void);
+static bool turn(int slot);
+static bool apply_next(int slot);
+static bool deps_are_covered(const P2pVector *deps, int slot);
+static bool is_held(int slot, P2pStamp stamp);
+static void transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps);
+static void transaction_failed(int slot);
+static void state_set(int slot, RpApplyState state);
+static void housekeeping(void);
+
+/* Where an error happened, for its context line. */
+typedef struct ApplyPlace
+{
+	int			slot;
+	uint64		seq;
+} ApplyPlace;
+
+static void
+error_place(void *arg)
+{
+	ApplyPlace *place = arg;
+
+	errcontext("applying transaction " UINT64_FORMAT " of node \"%s\"",
+			   place->seq, node->members[place->slot].name);
+}
+
+void
+rp_apply_main(Datum dboid)
+{
+	node = rp_worker_open(dboid, RP_WORKER_APPLY);
+	turn_context = AllocSetContextCreate(TopMemoryContext, "replp2p apply", ALLOCSET_DEFAULT_SIZES);
+	rp_versions_attach(node->dboid);
+	rp_relation_maps_init();
+	rp_keyindex_init(node);
+	wait_until_ready();
+	key_index_load();
+
+	for (;;)
+	{
+		bool		progress = false;
+		long		timeout = IDLE_WAIT_MS;
+
+		rp_worker_check(node, RP_WORKER_APPLY);
+		members_refresh();
+		wake_at = 0;
+		for (int slot = 1; slot < node->nmembers; slot++)
+			progress |= turn(slot);
+		housekeeping();
+		if (progress)
+			continue;
+		commits_publish();
+		if (wake_at != 0)
+			timeout = Min(timeout, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wake_at));
+		rp_worker_wait(node, RP_WORKER_APPLY, Max(timeout, 1), PG_WAIT_EXTENSION);
+	}
+}
+
+/*
+ * Our commits are asynchronous. When there is nothing more to do, have capture
+ * flush and read them, so that what we applied is acknowledged soon.
+ */
+static void
+commits_publish(void)
+{
+	uint64		old = pg_atomic_read_u64(&node->commit_lsn);
+
+	if (last_commit == InvalidXLogRecPtr)
+		return;
+	while (old < last_commit &&
+		   !pg_atomic_compare_exchange_u64(&node->commit_lsn, &old, last_commit))
+		;
+	last_commit = InvalidXLogRecPtr;
+	rp_worker_wake(node, RP_WORKER_CAPTURE);
+}
+
+/* Wake up by `at` at the latest. */
+static void
+wake_by(TimestampTz at)
+{
+	if (wake_at == 0 || at < wake_at)
+		wake_at = at;
+}
+
+/* Take up members that are new, and pauses, acceptances. */
+static void
+members_refresh(void)
+{
+	uint64		generation;
+	int			nmembers;
+
+	LWLockAcquire(&node->lock, LW_SHARED);
+	generation = node->loaded_generation;
+	nmembers = node->nmembers;
+	LWLockRelease(&node->lock);
+	if (generation == known_generation)
+		return;
+	known_generation = generation;
+	for (int slot = 1; slot < nmembers; slot++)
+	{
+		if (origins[slot].stream)
+			continue;
+		origins[slot].stream = rp_stream_create(node, slot);
+		SpinLockAcquire(&node->vector_lock);
+		origins[slot].applied_seq = node->members[slot].applied_seq;
+		SpinLockRelease(&node->vector_lock);
+	}
+}
+
+/*
+ * Wait until the node talks (its copy is complete), and a joiner's logs hold all that its
+ * snapshot covers and that is not stable: only then are versions known.
+ */
+static void
+wait_until_ready(void)
+{
+	for (;;)
+	{
+		RpNodeStatus status = rp_node_status(node);
+		bool		ready = status == RP_NODE_ACTIVE || status == RP_NODE_CATCHUP ||
+			status == RP_NODE_LEAVING;
+
+		SpinLockAcquire(&node->vector_lock);
+		ready &= node->capture_ready;
+		for (int slot = 1; slot < node->nmembers && ready; slot++)
+			ready = node->members[slot].stored_seq >= node->members[slot].required_seq;
+		SpinLockRelease(&node->vector_lock);
+		if (ready)
+			return;
+		rp_worker_wait(node, RP_WORKER_APPLY, HELD_RECHECK_MS, PG_WAIT_EXTENSION);
+	}
+}
+
+/* Read tombstones and copied versions from all logs; own deletes up to a barrier of now. */
+static void
+key_index_load(void)
+{
+	XLogRecPtr	captured;
+	uint64		own_seq;
+	uint64		own_oldest;
+
+	members_refresh();
+	StartTransactionCommand();
+	rp_barrier(node, 0);
+	SpinLockAcquire(&node->vector_lock);
+	captured = node->captured_lsn;
+	own_seq = node->members[RP_SELF].captured_seq;
+	own_oldest = node->members[RP_SELF].oldest_seq;
+	SpinLockRelease(&node->vector_lock);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	for (int slot = 1; slot < node->nmembers; slot++)
+	{
+		uint64		required;
+		uint64		oldest;
+
+		SpinLockAcquire(&node->vector_lock);
+		required = node->members[slot].required_seq;
+		oldest = node->members[slot].oldest_seq;
+		SpinLockRelease(&node->vector_lock);
+		if (oldest > 0 && origins[slot].applied_seq >= oldest)
+			rp_keyindex_read_log(slot, &node->members[slot].origin, oldest - 1,
+								 origins[slot].applied_seq, required);
+	}
+	rp_keyindex_start_own(own_oldest > 0 ? own_oldest - 1 : 0);
+	rp_keyindex_follow_own(own_seq);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	rp_apply_deletes_known_to(captured);
+}
+
+/* Apply what one origin has ready, up to a fair share; true if anything was done. */
+static bool
+turn(int slot)
+{
+	int			done = 0;
+
+	if (origins[slot].stream == NULL)
+		return false;
+	if (origins[slot].retry_at != 0)
+	{
+		if (GetCurrentTimestamp() < origins[slot].retry_at)
+		{
+			wake_by(origins[slot].retry_at);
+			return false;
+		}
+		origins[slot].retry_at = 0;
+	}
+	while (done < TURN_TRANSACTIONS && apply_next(slot))
+	{
+		done++;
+		rp_worker_check(node, RP_WORKER_APPLY);
+	}
+	return done > 0;
+}
+
+/* Apply the next transaction of an origin if it is there and may be applied. */
+static bool
+apply_next(int slot)
+{
+	MemoryContext old = MemoryContextSwitchTo(turn_context);
+	ApplyPlace	place = {slot, origins[slot].applied_seq + 1};
+	ErrorContextCallback callback = {error_context_stack, error_place, &place};
+	volatile bool applied = false;
+
+	error_context_stack = &callback;
+	PG_TRY();
+	{
+		P2pBegin	begin;
+		const P2pVector *deps;
+
+		if (!rp_stream_peek(origins[slot].stream, origins[slot].applied_seq, &begin, &deps))
+			state_set(slot, RP_APPLY_IDLE);
+		else if (node->members[slot].paused)
+			state_set(slot, RP_APPLY_PAUSED);
+		else if (is_held(slot, begin.stamp))
+		{
+			state_set(slot, RP_APPLY_HELD);
+			wake_by(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), HELD_RECHECK_MS));
+		}
+		else if (!deps_are_covered(deps, slot))
+			state_set(slot, RP_APPLY_WAITING);
+		else
+		{
+			state_set(slot, RP_APPLY_APPLYING);
+			transaction_apply(slot, &begin, deps);
+			origins[slot].retry_ms = 0;
+			applied = true;
+		}
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(turn_context);
+		transaction_failed(slot);
+	}
+	PG_END_TRY();
+	error_context_stack = callback.previous;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(turn_context);
+	return applied;
+}
+
+static void
+state_set(int slot, RpApplyState state)
+{
+	if (node->members[slot].apply_state == state)
+		return;
+	SpinLockAcquire(&node->vector_lock);
+	node->members[slot].apply_state = state;
+	SpinLockRelease(&node->vector_lock);
+}
+
+/* Is everything that the transaction's origin had applied when it committed applied here? */
+static bool
+deps_are_covered(const P2pVector *deps, int slot)
+{
+	for (uint32 i = 0; i < deps->count; i++)
+	{
+		const P2pVectorEntry *entry = &deps->entries[i];
+		int			other;
+		uint64		applied = 0;
+
+		if (entry->seq == 0 || p2p_origin_equal(&entry->origin, &node->members[slot].origin))
+			continue;
+		for (other = 0; other < node->nmembers; other++)
+		{
+			if (p2p_origin_equal(&entry->origin, &node->members[other].origin))
+				break;
+		}
+		if (other == node->nmembers)
+			return false;
+		if (other == RP_SELF)
+		{
+			SpinLockAcquire(&node->vector_lock);
+			applied = node->members[RP_SELF].captured_seq;
+			SpinLockRelease(&node->vector_lock);
+		}
+		else
+			applied = origins[other].applied_seq;
+		if (applied < entry->seq)
+			return false;
+	}
+	return true;
+}
+
+/* Is the stamp further ahead of group time than we believe? */
+static bool
+is_held(int slot, P2pStamp stamp)
+{
+	int64		offset;
+
+	if (stamp <= node->members[slot].accepted_stamp)
+		return false;
+	SpinLockAcquire(&node->vector_lock);
+	offset = node->group_offset_us;
+	SpinLockRelease(&node->vector_lock);
+	return p2p_clock_too_far_ahead(stamp, GetCurrentTimestamp() + offset,
+								   (int64) rp_max_clock_skew_s * USECS_PER_SEC);
+}
+
+/* Have the session commit under the origin of slot. */
+static void
+session_origin_set(int slot, uint64 seq, P2pStamp stamp)
+{
+	RepOriginId wanted = node->members[slot].roident;
+
+	if (session_origin != wanted)
+	{
+		if (session_origin != InvalidRepOriginId)
+			replorigin_session_reset();
+		session_origin = InvalidRepOriginId;
+		replorigin_session_setup(wanted);
+		session_origin = wanted;
+	}
+	replorigin_session_origin = wanted;
+	replorigin_session_origin_lsn = (XLogRecPtr) seq;
+	replorigin_session_origin_timestamp = stamp;
+}
+
+/* Apply one whole transaction and commit it. */
+static void
+transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
+{
+	RpApplyTransaction txn = {0};
+	RpVersionEntry entry = {(uint16) slot, begin->seq, begin->stamp};
+	RpStreamItem item;
+	MemoryContext context = CurrentMemoryContext;
+
+	SpinLockAcquire(&node->vector_lock);
+	node->floor = Max(node->floor, begin->stamp);
+	SpinLockRelease(&node->vector_lock);
+
+	txn.node = node;
+	txn.slot_version = (RpSlotVersion) {(uint16) slot, begin->seq, begin->stamp};
+	txn.version.stamp = begin->stamp;
+	txn.version.dot.origin = node->members[slot].origin;
+	txn.version.dot.seq = begin->seq;
+	txn.deps = deps;
+
+	StartTransactionCommand();
+	session_origin_set(slot, begin->seq, begin->stamp);
+	MemoryContextSwitchTo(TopTransactionContext);
+	txn.change_context = AllocSetContextCreate(TopTransactionContext, "replp2p change",
+											   ALLOCSET_DEFAULT_SIZES);
+	rp_versions_put(U64FromFullTransactionId(GetTopFullTransactionId()), &entry);
+	PushActiveSnapshot(GetTransactionSnapshot());
+
+	while (rp_stream_next(origins[slot].stream, &item))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (item.tag == P2P_TAG_TRUNCATE)
+			rp_apply_truncate(&txn, item.truncated, item.truncate_flags);
+		else
+			rp_apply_change(&txn, item.map, item.tag, item.old_values, item.new_values);
+	}
+	rp_apply_close_relations(&txn);
+	PopActiveSnapshot();
+	RP_CRASH_POINT("apply_before_commit");
+	CommitTransactionCommand();
+	RP_CRASH_POINT("apply_after_commit");
+	MemoryContextSwitchTo(context);
+	replorigin_session_origin = InvalidRepOriginId;
+
+	origins[slot].applied_seq = begin->seq;
+	SpinLockAcquire(&node->vector_lock);
+	node->members[slot].applied_seq = begin->seq;
+	node->members[slot].applied_stamp = begin->stamp;
+	node->members[slot].transactions_applied++;
+	node->members[slot].changes_applied += txn.changes;
+	node->members[slot].conflicts += txn.conflicts;
+	node->members[slot].apply_error[0] = '\0';
+	SpinLockRelease(&node->vector_lock);
+	ConditionVariableBroadcast(&node->applied_cv);
+	last_commit = XactLastCommitEnd;
+
+	if (txn.membership_changed)
+	{
+		StartTransactionCommand();
+		(void) rp_members_load(node);
+		CommitTransactionCommand();
+		rp_worker_wake(node, RP_WORKER_GOSSIP);
+	}
+}
+
+/* Undo, say what happened (once per text), and try again later. */
+static void
+transaction_failed(int slot)
+{
+	RpMember   *member = &node->members[slot];
+	ApplyOrigin *origin = &origins[slot];
+	ErrorData  *error = CopyErrorData();
+	bool		deadlock = error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
+	bool		news = strncmp(member->apply_error, error->message, RP_ERROR_TEXT_SIZE - 1) != 0;
+
+	if (error->elevel >= FATAL || ProcDiePending)
+		PG_RE_THROW();
+	if (news && !deadlock)
+		EmitErrorReport();
+	FlushErrorState();
+	AbortCurrentTransaction();
+	replorigin_session_origin = InvalidRepOriginId;
+	rp_stream_reset(origin->stream);
+
+	origin->retry_ms = origin->retry_ms == 0 ? RETRY_FIRST_MS : Min(origin->retry_ms * 2, RETRY_LAST_MS);
+	if (deadlock)
+		origin->retry_ms = 1;
+	origin->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), origin->retry_ms);
+	wake_by(origin->retry_at);
+	SpinLockAcquire(&node->vector_lock);
+	member->apply_state = RP_APPLY_ERROR;
+	strlcpy(member->apply_error, error->message, RP_ERROR_TEXT_SIZE);
+	member->apply_error_at = GetCurrentTimestamp();
+	member->apply_errors++;
+	SpinLockRelease(&node->vector_lock);
+	FreeErrorData(error);
+}
+
+/* Now and then: forget what is stable, prune the history. */
+static void
+housekeeping(void)
+{
+	static TimestampTz pruned_at = 0;
+	static uint64 swept[RP_MAX_MEMBERS];
+	TimestampTz now = GetCurrentTimestamp();
+	uint64		stable[RP_MAX_MEMBERS];
+	int			n = node->nmembers;
+
+	if (pruned_at != 0 && now < TimestampTzPlusMilliseconds(pruned_at, PRUNE_INTERVAL_MS))
+		return;
+	pruned_at = now;
+	SpinLockAcquire(&node->vector_lock);
+	for (int slot = 0; slot < n; slot++)
+		stable[slot] = node->members[slot].stable_seq;
+	SpinLockRelease(&node->vector_lock);
+	if (memcmp(stable, swept, sizeof(uint64) * n) != 0)
+		rp_keyindex_sweep(stable, n);
+	memcpy(swept, stable, sizeof(uint64) * n);
+
+	StartTransactionCommand();
+	rp_conflict_prune();
+	CommitTransactionCommand();
+}

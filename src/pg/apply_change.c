@@ -1,0 +1,675 @@
+/*
+ * apply_change.c
+ *	  One change against the rows that are here: look up, compare versions,
+ *	  let the greater one stand.
+ *
+ * The order of steps is what makes it safe beside local clients:
+ *
+ *	  1  The floor was raised to this transaction's stamp before anything was
+ *	     looked up (apply.c): whoever commits here without capture having
+ *	     stamped it yet gets a greater stamp than ours.
+ *	  2  The row is looked up by key with a dirty snapshot, which waits for
+ *	     whoever has it in work, and locked. "Missing" is believed only after a
+ *	     second look with a fresh snapshot, since a concurrent non-HOT update
+ *	     can hide a row from one index scan.
+ *	  3  Its version is found by its xmin: version index, else (not captured
+ *	     yet) after waiting for capture, else older than everything.
+ *	  4  p2p_resolve decides; the row is stored, overwritten or removed.
+ *	  5  After an insert, with our row in the unique index, nobody else can have
+ *	     a live row of that key; any that was there was deleted before. So only
+ *	     now is asked whether a local delete is still undecoded (deletes.h), it
+ *	     is waited for, and if a tombstone is greater than ours our row is taken
+ *	     out again. Asking before the insert would leave a gap in which a
+ *	     client inserts and deletes unseen.
+ *
+ * Applied rows fire no triggers and check no constraints other than unique
+ * ones: the origin has checked them. Code of the table's owner (index
+ * expressions, generated columns, domains) runs as that owner.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/nbtree.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "commands/tablecmds.h"
+#include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/datum.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "apply_internal.h"
+#include "barrier.h"
+#include "deletes.h"
+#include "members.h"
+#include "versions.h"
+
+/* Local deletes that committed up to here are in the key index. */
+static XLogRecPtr deletes_known_to = InvalidXLogRecPtr;
+
+static RpOpenRelation *relation_of(RpApplyTransaction *txn, RpRelationMap *map);
+static bool row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out);
+static RpSlotVersion row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row);
+static P2pVersion version_of(RpApplyTransaction *txn, const RpSlotVersion *v);
+static void change_key(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
+					   TupleTableSlot *key, bool *has_base, TupleTableSlot *base);
+static bool change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
+						TupleTableSlot *key);
+static void store_build(RpOpenRelation *open, TupleTableSlot *base);
+static bool row_insert(RpOpenRelation *open);
+static void row_update(RpOpenRelation *open);
+static void row_delete(RpOpenRelation *open, TupleTableSlot *row);
+static void deletes_complete(RpApplyTransaction *txn, Oid table);
+static bool insert_is_overruled(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
+								TupleTableSlot *key);
+static void insert_without_key(RpApplyTransaction *txn, RpOpenRelation *open);
+static bool key_differs(RpOpenRelation *open);
+static void truncate_by_version(RpApplyTransaction *txn, RpOpenRelation *open);
+static bool all_is_past(RpApplyTransaction *txn);
+
+void
+rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
+				const P2pValue *old_values, const P2pValue *new_values)
+{
+	RpOpenRelation *open = relation_of(txn, map);
+	MemoryContext old = MemoryContextSwitchTo(txn->change_context);
+
+	if (new_values)
+		rp_values_to_slot(map, new_values, open->incoming, open->given, open->unavailable);
+	if (old_values)
+		rp_values_to_slot(map, old_values, open->old, NULL, NULL);
+
+	if (!map->has_key)
+	{
+		if (tag == P2P_TAG_INSERT)
+			insert_without_key(txn, open);
+	}
+	else if (tag == P2P_TAG_INSERT)
+		change_key(txn, open, P2P_OP_INSERT, open->incoming, NULL, NULL);
+	else if (tag == P2P_TAG_DELETE)
+		change_key(txn, open, P2P_OP_DELETE, open->old, NULL, NULL);
+	else if (old_values && key_differs(open))
+	{
+		/* a key update is a delete and an insert with one version */
+		bool		has_base = false;
+		TupleTableSlot *base = MakeSingleTupleTableSlot(RelationGetDescr(open->rel),
+														&TTSOpsHeapTuple);
+
+		change_key(txn, open, P2P_OP_DELETE, open->old, &has_base, base);
+		if (has_base)
+		{
+			slot_getallattrs(base);
+			for (int a = 0; a < map->natts; a++)
+			{
+				if (!open->unavailable[a])
+					continue;
+				open->incoming->tts_values[a] = base->tts_values[a];
+				open->incoming->tts_isnull[a] = base->tts_isnull[a];
+				open->unavailable[a] = false;
+			}
+		}
+		change_key(txn, open, P2P_OP_UPDATE, open->incoming, NULL, NULL);
+		ExecDropSingleTupleTableSlot(base);
+	}
+	else
+		change_key(txn, open, P2P_OP_UPDATE, open->incoming, NULL, NULL);
+
+	if (map->is_membership && tag == P2P_TAG_INSERT)
+	{
+		RpMembershipRow row;
+
+		rp_membership_row_read(open->incoming, &row);
+		rp_membership_register(txn->node, &row, txn->slot_version.seq);
+		txn->membership_changed = true;
+	}
+	txn->changes++;
+	ExecClearTuple(open->local);
+	ExecClearTuple(open->found);
+	ExecClearTuple(open->incoming);
+	ExecClearTuple(open->old);
+	ExecClearTuple(open->store);
+	ResetPerTupleExprContext(open->estate);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(txn->change_context);
+}
+
+void
+rp_apply_close_relations(RpApplyTransaction *txn)
+{
+	ListCell   *cell;
+
+	foreach(cell, txn->opened)
+		rp_relation_close(lfirst(cell));
+	txn->opened = NIL;
+}
+
+/* Return the relation of this transaction for map, opened on first use. */
+static RpOpenRelation *
+relation_of(RpApplyTransaction *txn, RpRelationMap *map)
+{
+	ListCell   *cell;
+	RpOpenRelation *open;
+
+	foreach(cell, txn->opened)
+	{
+		open = lfirst(cell);
+		if (open->map == map)
+			return open;
+	}
+	open = rp_relation_open(map);
+	txn->opened = lappend(txn->opened, open);
+	return open;
+}
+
+/* Has the update changed the key? old carries the old key, incoming the new. */
+static bool
+key_differs(RpOpenRelation *open)
+{
+	RpRelationMap *map = open->map;
+
+	for (int k = 0; k < map->nkeys; k++)
+	{
+		int			a = map->key_attnos[k];
+
+		if (!DatumGetBool(FunctionCall2Coll(&map->key_equal[k], map->key_collation[k],
+											open->old->tts_values[a], open->incoming->tts_values[a])))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Apply one operation to the row of key. If base is given it receives a copy
+ * of the row that was here.
+ */
+static void
+change_key(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSlot *key,
+		   bool *has_base, TupleTableSlot *base)
+{
+	Oid			save_user;
+	int			save_sec;
+
+	GetUserIdAndSecContext(&save_user, &save_sec);
+	SetUserIdAndSecContext(open->map->owner, save_sec | SECURITY_RESTRICTED_OPERATION);
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (base && row_find(open, key, open->local))
+		{
+			ExecCopySlot(base, open->local);
+			*has_base = true;
+		}
+		if (change_once(txn, open, op, key))
+			break;
+	}
+	SetUserIdAndSecContext(save_user, save_sec);
+}
+
+/* One attempt; false: somebody inserted the key meanwhile, look again. */
+static bool
+change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSlot *key)
+{
+	RpKeyHash	hash = rp_key_hash(open->map, key);
+	P2pKeyState here = {0};
+	RpSlotVersion row = {0};
+	RpSlotVersion tombstone = {0};
+	RpConflictRecord record = {0};
+	P2pDecision decision;
+
+	here.row_exists = row_find(open, key, open->local);
+	if (here.row_exists)
+	{
+		row = row_version(txn, open, open->local);
+		here.row = version_of(txn, &row);
+	}
+	if (rp_keyindex_tombstone(open->map->relid, hash, &tombstone))
+		here.tombstone = version_of(txn, &tombstone);
+	decision = p2p_resolve(op, &txn->version, txn->deps, &here);
+
+	/* history first: the images are still as they were found */
+	if (op != P2P_OP_DELETE && decision.incoming_wins)
+		store_build(open, here.row_exists ? open->local : NULL);
+	record.conflict = decision.conflict;
+	record.incoming_wins = decision.incoming_wins;
+	record.open = open;
+	record.key = key;
+	record.local_row = here.row_exists ? open->local : NULL;
+	record.remote_row = op != P2P_OP_DELETE ? open->incoming : NULL;
+	record.local = here.row_exists ? row : tombstone;
+	if (decision.incoming_wins)
+		record.applied_row = op != P2P_OP_DELETE ? open->store : NULL;
+	else
+		record.applied_row = record.local_row;
+
+	switch (decision.action)
+	{
+		case P2P_KEEP:
+		case P2P_REMEMBER_DELETE:
+			break;
+		case P2P_INSERT_ROW:
+			if (!row_insert(open))
+				return false;
+			if (insert_is_overruled(txn, open, op, key))
+				return true;
+			break;
+		case P2P_UPDATE_ROW:
+			row_update(open);
+			break;
+		case P2P_DELETE_ROW:
+			row_delete(open, open->local);
+			break;
+	}
+	if (decision.remember)
+		rp_keyindex_put(hash, &txn->slot_version, false);
+	if (decision.conflict != P2P_NO_CONFLICT)
+		rp_conflict_record(txn, &record);
+	CommandCounterIncrement();
+	return true;
+}
+
+/* Walk the key's index entries under snapshot; true and the row in out if one is visible. */
+static bool
+index_look(RpOpenRelation *open, TupleTableSlot *key, Snapshot snapshot, TupleTableSlot *out)
+{
+	RpRelationMap *map = open->map;
+	Relation	index = NULL;
+	ScanKeyData scan_keys[INDEX_MAX_KEYS];
+	IndexScanDesc scan;
+	bool		found;
+
+	for (int i = 0; i < open->result->ri_NumIndices && index == NULL; i++)
+	{
+		if (RelationGetRelid(open->result->ri_IndexRelationDescs[i]) == map->key_index)
+			index = open->result->ri_IndexRelationDescs[i];
+	}
+	if (index == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("the identity index of table \"%s.%s\" has just changed",
+						map->remote.schema, map->remote.name),
+				 errhint("Applying is tried again by itself.")));
+	for (int k = 0; k < map->nkeys; k++)
+	{
+		ScanKeyInit(&scan_keys[k], k + 1, BTEqualStrategyNumber, map->key_equal_proc[k],
+					key->tts_values[map->key_attnos[k]]);
+		scan_keys[k].sk_collation = map->key_collation[k];
+		if (key->tts_isnull[map->key_attnos[k]])
+			scan_keys[k].sk_flags |= SK_ISNULL;
+	}
+	scan = index_beginscan(open->rel, index, snapshot, map->nkeys, 0);
+	index_rescan(scan, scan_keys, map->nkeys, NULL, 0);
+	found = index_getnext_slot(scan, ForwardScanDirection, out);
+	if (found)
+		ExecMaterializeSlot(out);
+	index_endscan(scan);
+	return found;
+}
+
+/* Find and lock the row of key; false: there is none. */
+static bool
+row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out)
+{
+	for (;;)
+	{
+		SnapshotData dirty;
+		TM_FailureData failure;
+		TM_Result	result;
+
+		CHECK_FOR_INTERRUPTS();
+		InitDirtySnapshot(dirty);
+		if (index_look(open, key, &dirty, out))
+		{
+			TransactionId wait_for = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
+
+			if (TransactionIdIsValid(wait_for))
+			{
+				XactLockTableWait(wait_for, NULL, NULL, XLTW_None);
+				continue;
+			}
+			PushActiveSnapshot(GetLatestSnapshot());
+			result = table_tuple_lock(open->rel, &out->tts_tid, GetActiveSnapshot(), out,
+									  GetCurrentCommandId(false), LockTupleExclusive,
+									  LockWaitBlock, 0, &failure);
+			PopActiveSnapshot();
+			if (result == TM_Ok)
+				return true;
+			if (result != TM_Updated && result != TM_Deleted)
+				elog(ERROR, "unexpected result of locking a row: %d", (int) result);
+		}
+		else
+		{
+			Snapshot	fresh = RegisterSnapshot(GetLatestSnapshot());
+			bool		hidden = index_look(open, key, fresh, open->found);
+
+			UnregisterSnapshot(fresh);
+			ExecClearTuple(open->found);
+			if (!hidden)
+				return false;
+		}
+	}
+}
+
+/*
+ * The version of a row found here, by its xmin. The horizon is read before
+ * the index is asked: an xid below it was captured before, so that its entry, if it
+ * ever had one, is there or has become stable.
+ */
+static RpSlotVersion
+row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
+{
+	RpSlotVersion version = {0};
+	HeapTuple	tuple = ExecFetchSlotHeapTuple(row, false, NULL);
+	TransactionId xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
+
+	if (!TransactionIdIsNormal(xmin))
+		return version;
+	if (!HeapTupleHeaderXminFrozen(tuple->t_data) && TransactionIdIsCurrentTransactionId(xmin))
+		return txn->slot_version;
+
+	for (int attempt = 0; attempt < 2; attempt++)
+	{
+		RpVersionEntry entry;
+		TransactionId below;
+
+		SpinLockAcquire(&txn->node->vector_lock);
+		below = txn->node->captured_below;
+		SpinLockRelease(&txn->node->vector_lock);
+		if (rp_versions_get(rp_versions_full_xid(xmin), &entry))
+		{
+			if (entry.slot == RP_SLOT_COPIED)
+				(void) rp_keyindex_copied_row(rp_key_hash(open->map, row), &version);
+			else
+				version = (RpSlotVersion) {entry.slot, entry.seq, entry.stamp};
+			return version;
+		}
+		if (HeapTupleHeaderXminFrozen(tuple->t_data) ||
+			(TransactionIdIsValid(below) && TransactionIdPrecedes(xmin, below)))
+			break;
+		if (attempt == 0)
+			rp_barrier(txn->node, 0);
+	}
+	return version;
+}
+
+/* The same version with the origin in place of the slot. */
+static P2pVersion
+version_of(RpApplyTransaction *txn, const RpSlotVersion *v)
+{
+	P2pVersion	version = {0};
+
+	if (v->seq == 0)
+		return version;
+	version.stamp = v->stamp;
+	version.dot.origin = txn->node->members[v->slot].origin;
+	version.dot.seq = v->seq;
+	return version;
+}
+
+/*
+ * Build in store what will stand here: the incoming values over those of base
+ * (the row that is here), or over defaults if there is none.
+ *
+ * An unchanged TOAST value that was not in the origin's WAL any more keeps
+ * what is here; the origin has changed or deleted it since in a later
+ * transaction, whose greater version is on its way.
+ */
+static void
+store_build(RpOpenRelation *open, TupleTableSlot *base)
+{
+	TupleTableSlot *store = open->store;
+	RpRelationMap *map = open->map;
+
+	ExecClearTuple(store);
+	if (base)
+	{
+		slot_getallattrs(base);
+		memcpy(store->tts_values, base->tts_values, sizeof(Datum) * map->natts);
+		memcpy(store->tts_isnull, base->tts_isnull, sizeof(bool) * map->natts);
+	}
+	else
+	{
+		memset(store->tts_isnull, true, sizeof(bool) * map->natts);
+		if (open->defaults == NULL && map->ndefaults > 0)
+		{
+			MemoryContext old = MemoryContextSwitchTo(open->estate->es_query_cxt);
+
+			open->defaults = palloc0(sizeof(ExprState *) * map->ndefaults);
+			for (int i = 0; i < map->ndefaults; i++)
+			{
+				if (map->defaults[i])
+					open->defaults[i] = ExecInitExpr((Expr *) map->defaults[i], NULL);
+			}
+			MemoryContextSwitchTo(old);
+		}
+		for (int i = 0; i < map->ndefaults; i++)
+		{
+			int			a = map->default_attnos[i];
+
+			if (open->defaults[i])
+				store->tts_values[a] = ExecEvalExpr(open->defaults[i],
+													GetPerTupleExprContext(open->estate),
+													&store->tts_isnull[a]);
+		}
+	}
+	for (int a = 0; a < map->natts; a++)
+	{
+		if (!open->given[a] || open->unavailable[a])
+			continue;
+		store->tts_values[a] = open->incoming->tts_values[a];
+		store->tts_isnull[a] = open->incoming->tts_isnull[a];
+	}
+	ExecStoreVirtualTuple(store);
+}
+
+/* Compute the generated columns of store. */
+static void
+store_generate(RpOpenRelation *open, CmdType command)
+{
+	TupleConstr *constraints = RelationGetDescr(open->rel)->constr;
+
+	if (constraints && constraints->has_generated_stored)
+		ExecComputeStoredGenerated(open->result, open->estate, open->store, command);
+}
+
+/* Insert store; false: a live row of that key appeared meanwhile (nothing is left behind). */
+static bool
+row_insert(RpOpenRelation *open)
+{
+	bool		clash = false;
+	uint32		token;
+	CommandId	cid = GetCurrentCommandId(true);
+
+	store_generate(open, CMD_INSERT);
+	open->estate->es_output_cid = cid;
+	open->store->tts_tableOid = RelationGetRelid(open->rel);
+	token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
+	table_tuple_insert_speculative(open->rel, open->store, cid, 0, NULL, token);
+	(void) ExecInsertIndexTuples(open->result, open->store, open->estate, false, true, &clash,
+								 list_make1_oid(open->map->key_index));
+	table_tuple_complete_speculative(open->rel, open->store, token, !clash);
+	SpeculativeInsertionLockRelease(GetCurrentTransactionId());
+	return !clash;
+}
+
+/* Overwrite the locked row in local by store. */
+static void
+row_update(RpOpenRelation *open)
+{
+	bool		update_indexes;
+
+	store_generate(open, CMD_UPDATE);
+	open->estate->es_output_cid = GetCurrentCommandId(true);
+	open->store->tts_tableOid = RelationGetRelid(open->rel);
+	PushActiveSnapshot(GetLatestSnapshot());
+	simple_table_tuple_update(open->rel, &open->local->tts_tid, open->store, GetActiveSnapshot(),
+							  &update_indexes);
+	if (update_indexes)
+		(void) ExecInsertIndexTuples(open->result, open->store, open->estate, true, false, NULL, NIL);
+	PopActiveSnapshot();
+}
+
+static void
+row_delete(RpOpenRelation *open, TupleTableSlot *row)
+{
+	PushActiveSnapshot(GetLatestSnapshot());
+	simple_table_tuple_delete(open->rel, &row->tts_tid, GetActiveSnapshot());
+	PopActiveSnapshot();
+}
+
+/* A table without replica identity takes inserts as they come. */
+static void
+insert_without_key(RpApplyTransaction *txn, RpOpenRelation *open)
+{
+	Oid			save_user;
+	int			save_sec;
+
+	GetUserIdAndSecContext(&save_user, &save_sec);
+	SetUserIdAndSecContext(open->map->owner, save_sec | SECURITY_RESTRICTED_OPERATION);
+	store_build(open, NULL);
+	store_generate(open, CMD_INSERT);
+	open->estate->es_output_cid = GetCurrentCommandId(true);
+	open->store->tts_tableOid = RelationGetRelid(open->rel);
+	table_tuple_insert(open->rel, open->store, open->estate->es_output_cid, 0, NULL);
+	if (open->result->ri_NumIndices > 0)
+		(void) ExecInsertIndexTuples(open->result, open->store, open->estate, false, false, NULL, NIL);
+	SetUserIdAndSecContext(save_user, save_sec);
+	CommandCounterIncrement();
+}
+
+void
+rp_apply_deletes_known_to(XLogRecPtr lsn)
+{
+	deletes_known_to = lsn;
+}
+
+/*
+ * Make the key index complete for all local deletes of table that have
+ * committed up to now. Costs a few reads when there was none.
+ */
+static void
+deletes_complete(RpApplyTransaction *txn, Oid table)
+{
+	RpNode	   *node = txn->node;
+	XLogRecPtr	captured;
+	uint64		seq;
+
+	if (!rp_deletes_since(node, table, deletes_known_to))
+		return;
+	if (rp_deletes_pending(node, table))
+		rp_barrier(node, 0);
+	SpinLockAcquire(&node->vector_lock);
+	captured = node->captured_lsn;
+	seq = node->members[RP_SELF].captured_seq;
+	SpinLockRelease(&node->vector_lock);
+	rp_keyindex_follow_own(seq);
+	deletes_known_to = captured;
+}
+
+/*
+ * Our row is in the index: has a delete or truncate of this key a greater
+ * version than ours? Then take the row out again, and say so in the history.
+ */
+static bool
+insert_is_overruled(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSlot *key)
+{
+	RpSlotVersion tombstone = {0};
+	RpConflictRecord record = {0};
+	P2pKeyState here = {0};
+	P2pDecision decision;
+
+	deletes_complete(txn, open->map->relid);
+	if (!rp_keyindex_tombstone(open->map->relid, rp_key_hash(open->map, key), &tombstone) ||
+		rp_slot_version_compare(&tombstone, &txn->slot_version) <= 0)
+		return false;
+
+	CommandCounterIncrement();
+	row_delete(open, open->store);
+	here.tombstone = version_of(txn, &tombstone);
+	decision = p2p_resolve(op, &txn->version, txn->deps, &here);
+	record.conflict = decision.conflict;
+	record.open = open;
+	record.key = key;
+	record.remote_row = open->incoming;
+	record.local = tombstone;
+	if (decision.conflict != P2P_NO_CONFLICT)
+		rp_conflict_record(txn, &record);
+	CommandCounterIncrement();
+	return true;
+}
+
+void
+rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags)
+{
+	List	   *rels = NIL;
+	List	   *relids = NIL;
+	ListCell   *cell;
+
+	rp_apply_close_relations(txn);	/* they hold indexes open */
+	foreach(cell, maps)
+	{
+		RpRelationMap *map = lfirst(cell);
+
+		LockRelationOid(map->relid, AccessExclusiveLock);
+		rels = lappend(rels, table_open(map->relid, NoLock));
+		relids = lappend_oid(relids, map->relid);
+	}
+	rp_barrier(txn->node, 0);	/* the tables' local changes are all stamped now */
+	if (all_is_past(txn))
+		ExecuteTruncateGuts(rels, relids, NIL, DROP_RESTRICT,
+							(flags & P2P_TRUNCATE_RESTART_SEQS) != 0);
+	else
+	{
+		foreach(cell, maps)
+			truncate_by_version(txn, relation_of(txn, lfirst(cell)));
+	}
+	foreach(cell, maps)
+		rp_keyindex_put_truncate(((RpRelationMap *) lfirst(cell))->relid, &txn->slot_version);
+	foreach(cell, rels)
+		table_close(lfirst(cell), NoLock);
+	txn->changes++;
+	CommandCounterIncrement();
+}
+
+/* Has the transaction's origin seen everything that is applied here? */
+static bool
+all_is_past(RpApplyTransaction *txn)
+{
+	RpNode	   *node = txn->node;
+	bool		past = true;
+
+	SpinLockAcquire(&node->vector_lock);
+	for (int m = 0; m < node->nmembers && past; m++)
+	{
+		if (m != txn->slot_version.slot)
+			past = node->members[m].applied_seq <= p2p_vector_get(txn->deps, &node->members[m].origin);
+	}
+	SpinLockRelease(&node->vector_lock);
+	return past;
+}
+
+/* Remove the rows whose version is not greater than the truncate's. The table is locked. */
+static void
+truncate_by_version(RpApplyTransaction *txn, RpOpenRelation *open)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(open->rel, snapshot, 0, NULL);
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, open->local))
+	{
+		RpSlotVersion version;
+
+		CHECK_FOR_INTERRUPTS();
+		version = row_version(txn, open, open->local);
+		if (rp_slot_version_compare(&version, &txn->slot_version) <= 0)
+			row_delete(open, open->local);
+	}
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+}

@@ -1,0 +1,87 @@
+/*
+ * apply_internal.h
+ *	  Shared by the files of the apply worker only: apply.c (scheduling),
+ *	  apply_stream.c (reading an origin's transactions), apply_change.c (one
+ *	  change against the rows here), conflict_history.c.
+ */
+#ifndef RP_APPLY_INTERNAL_H
+#define RP_APPLY_INTERNAL_H
+
+#include "apply_relation.h"
+#include "changelog.h"
+#include "keyindex.h"
+#include "p2p_resolve.h"
+#include "shmem.h"
+
+/* The transaction that is being applied. */
+typedef struct RpApplyTransaction
+{
+	RpNode	   *node;
+	RpSlotVersion slot_version; /* slot, seq, stamp */
+	P2pVersion	version;		/* the same, with the origin */
+	const P2pVector *deps;
+	List	   *opened;			/* RpOpenRelation * */
+	MemoryContext change_context;	/* reset after each change */
+	uint64		changes;
+	uint64		conflicts;
+	bool		membership_changed;
+} RpApplyTransaction;
+
+/* apply_change.c: carry out one item of a transaction. tag: INSERT, UPDATE or DELETE. */
+void		rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
+							const P2pValue *old_values, const P2pValue *new_values);
+/* Carry out a TRUNCATE of these tables. */
+void		rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags);
+/* Close what the transaction opened. */
+void		rp_apply_close_relations(RpApplyTransaction *txn);
+/* Before the first apply: local deletes that the key index must know are all captured and read. */
+void		rp_apply_deletes_known_to(XLogRecPtr lsn);
+
+/* conflict_history.c: write one row of history in the transaction. Slots may be NULL; local NULL = ancient. */
+typedef struct RpConflictRecord
+{
+	P2pConflict conflict;
+	bool		incoming_wins;
+	RpOpenRelation *open;
+	TupleTableSlot *key;
+	TupleTableSlot *local_row;
+	TupleTableSlot *remote_row;
+	TupleTableSlot *applied_row;
+	RpSlotVersion local;
+} RpConflictRecord;
+
+void		rp_conflict_record(RpApplyTransaction *txn, const RpConflictRecord *record);
+/* Remove what is too old or too much; in a transaction. */
+void		rp_conflict_prune(void);
+
+/* apply_stream.c: the transactions of one origin, one after the other. */
+typedef struct RpStream RpStream;
+
+RpStream   *rp_stream_create(RpNode *node, int slot);
+/*
+ * Stand before transaction after_seq + 1 and return its BEGIN (deps in
+ * *deps, valid until the next call); false: it is not stored yet. Cheap to
+ * repeat. ERROR if the log cannot be read.
+ */
+bool		rp_stream_peek(RpStream *stream, uint64 after_seq, P2pBegin *begin, const P2pVector **deps);
+/*
+ * Next item of the transaction that was peeked; false at its COMMIT. For
+ * INSERT, UPDATE, DELETE: *map is set and the reader's values are to be used;
+ * for TRUNCATE: *truncated lists the maps (tables that are not here left out).
+ * In a transaction.
+ */
+typedef struct RpStreamItem
+{
+	P2pTag		tag;
+	RpRelationMap *map;
+	const P2pValue *old_values; /* NULL if there are none */
+	const P2pValue *new_values;
+	List	   *truncated;		/* RpRelationMap * */
+	uint8		truncate_flags;
+} RpStreamItem;
+
+bool		rp_stream_next(RpStream *stream, RpStreamItem *item);
+/* Forget the position (after an error). */
+void		rp_stream_reset(RpStream *stream);
+
+#endif							/* RP_APPLY_INTERNAL_H */

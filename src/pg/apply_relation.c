@@ -1,0 +1,486 @@
+/*
+ * apply_relation.c
+ *	  Tables as apply sees them: mapping remote descriptions to local tables,
+ *	  and turning values of a change into local datums.
+ *
+ * Columns are matched by name, so that their order may differ. A local column
+ * that the remote side lacks takes its default; a remote column that is
+ * missing here is an error which stops that origin until the column is added.
+ *
+ * A map lives as long as the worker and is rebuilt after a relcache
+ * invalidation of its table. A change carries its own description, so one
+ * table may alternate between descriptions while a schema change spreads:
+ * the map follows the description that was asked for last.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/nbtree.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "apply_relation.h"
+#include "settings.h"
+
+#define KEY_HASH_SEED_1 UINT64CONST(0x6c62272e07bb0142)
+#define KEY_HASH_SEED_2 UINT64CONST(0x9e3779b97f4a7c15)
+
+static HTAB *maps = NULL;
+
+static void map_invalidate(Datum arg, Oid relid);
+static bool map_fits(const RpRelationMap *map, const P2pRelation *remote);
+static void map_build(RpRelationMap *map, const P2pRelation *remote);
+static void map_columns(RpRelationMap *map, Relation rel);
+static bool type_has_receive(Oid type);
+static void map_key(RpRelationMap *map, Relation rel);
+static Oid	key_index_find(RpRelationMap *map, Relation rel);
+static void map_defaults(RpRelationMap *map, Relation rel);
+
+void
+rp_relation_maps_init(void)
+{
+	HASHCTL		ctl = {0};
+
+	ctl.keysize = 2 * P2P_NAME_SIZE;
+	ctl.entrysize = sizeof(RpRelationMap);
+	ctl.hcxt = TopMemoryContext;
+	maps = hash_create("replp2p relation maps", 128, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	CacheRegisterRelcacheCallback(map_invalidate, (Datum) 0);
+}
+
+/* Forget that the maps of relid (or of all tables) are right. */
+static void
+map_invalidate(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS scan;
+	RpRelationMap *map;
+
+	hash_seq_init(&scan, maps);
+	while ((map = hash_seq_search(&scan)) != NULL)
+	{
+		if (relid == InvalidOid || map->relid == relid || map->relid == InvalidOid)
+			map->valid = false;
+	}
+}
+
+RpRelationMap *
+rp_relation_map(const P2pRelation *remote)
+{
+	char		key[2 * P2P_NAME_SIZE] = {0};
+	bool		found;
+	RpRelationMap *map;
+
+	strlcpy(key, remote->schema, P2P_NAME_SIZE);
+	strlcpy(key + P2P_NAME_SIZE, remote->name, P2P_NAME_SIZE);
+	map = hash_search(maps, key, HASH_ENTER, &found);
+	if (!found)
+	{
+		memset((char *) map + sizeof(key), 0, sizeof(RpRelationMap) - sizeof(key));
+		map->memory = AllocSetContextCreate(TopMemoryContext, "replp2p relation map",
+											ALLOCSET_SMALL_SIZES);
+	}
+	if (!map->valid || !map_fits(map, remote))
+		map_build(map, remote);
+	return map;
+}
+
+/* Is the map made for this very description? */
+static bool
+map_fits(const RpRelationMap *map, const P2pRelation *remote)
+{
+	if (map->remote.ncolumns != remote->ncolumns)
+		return false;
+	for (uint32 i = 0; i < remote->ncolumns; i++)
+	{
+		const P2pColumn *a = &map->remote.columns[i];
+		const P2pColumn *b = &remote->columns[i];
+
+		if (a->flags != b->flags || strcmp(a->name, b->name) != 0 || strcmp(a->type, b->type) != 0)
+			return false;
+	}
+	return true;
+}
+
+/* Fill map for the description; valid only once everything has succeeded. */
+static void
+map_build(RpRelationMap *map, const P2pRelation *remote)
+{
+	MemoryContext old;
+	Relation	rel;
+
+	map->valid = false;
+	MemoryContextReset(map->memory);
+	old = MemoryContextSwitchTo(map->memory);
+	map->remote = *remote;
+	map->remote.columns = palloc_array(P2pColumn, Max(remote->ncolumns, 1));
+	memcpy(map->remote.columns, remote->columns, sizeof(P2pColumn) * remote->ncolumns);
+	MemoryContextSwitchTo(old);
+
+	map->relid = RangeVarGetRelid(makeRangeVar(map->remote.schema, map->remote.name, -1),
+								  AccessShareLock, true);
+	map->is_membership = strcmp(remote->schema, RP_SCHEMA) == 0 &&
+		strcmp(remote->name, "membership") == 0;
+	if (!OidIsValid(map->relid))
+		return;					/* looked up again each time: it may be created */
+
+	rel = table_open(map->relid, NoLock);
+	old = MemoryContextSwitchTo(map->memory);
+	if (rel->rd_rel->relkind != RELKIND_RELATION)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s.%s\" is not an ordinary table here", remote->schema, remote->name),
+				 errhint("A table must have the same shape on every node, its partitions included.")));
+	map->owner = rel->rd_rel->relowner;
+	map_columns(map, rel);
+	map_key(map, rel);
+	map_defaults(map, rel);
+	MemoryContextSwitchTo(old);
+	table_close(rel, NoLock);
+	map->valid = true;
+}
+
+/* Match columns by name; prepare their input and receive functions. */
+static void
+map_columns(RpRelationMap *map, Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	map->natts = desc->natts;
+	map->columns = palloc0_array(RpColumnMap, Max(map->remote.ncolumns, 1));
+	for (uint32 i = 0; i < map->remote.ncolumns; i++)
+	{
+		RpColumnMap *column = &map->columns[i];
+		Form_pg_attribute att = NULL;
+		Oid			proc;
+
+		column->attno = -1;
+		for (int a = 0; a < desc->natts; a++)
+		{
+			att = TupleDescAttr(desc, a);
+			if (!att->attisdropped && strcmp(NameStr(att->attname), map->remote.columns[i].name) == 0)
+			{
+				column->attno = a;
+				break;
+			}
+		}
+		if (column->attno < 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("table \"%s.%s\" has no column \"%s\" here",
+							map->remote.schema, map->remote.name, map->remote.columns[i].name),
+					 errhint("Add the column (type %s) on this node; applying goes on by itself.",
+							 map->remote.columns[i].type)));
+		if (att->attgenerated)
+		{
+			column->attno = -1; /* computed here */
+			continue;
+		}
+		column->typmod = att->atttypmod;
+		getTypeInputInfo(att->atttypid, &proc, &column->typioparam);
+		fmgr_info_cxt(proc, &column->input, map->memory);
+		column->has_receive = type_has_receive(att->atttypid);
+		if (column->has_receive)
+		{
+			getTypeBinaryInputInfo(att->atttypid, &proc, &column->receive_ioparam);
+			fmgr_info_cxt(proc, &column->receive, map->memory);
+		}
+	}
+}
+
+/* Does the type take binary values? */
+static bool
+type_has_receive(Oid type)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for type %u", type);
+	result = OidIsValid(((Form_pg_type) GETSTRUCT(tuple))->typreceive);
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/* Find the local unique index that stands for the remote replica identity. */
+static void
+map_key(RpRelationMap *map, Relation rel)
+{
+	Relation	index;
+
+	map->has_key = false;
+	map->key_index = InvalidOid;
+	map->nkeys = 0;
+	for (uint32 i = 0; i < map->remote.ncolumns; i++)
+		map->has_key |= (map->remote.columns[i].flags & P2P_COLUMN_KEY) != 0;
+	if (!map->has_key)
+		return;
+
+	map->key_index = key_index_find(map, rel);
+	if (!OidIsValid(map->key_index))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("table \"%s.%s\" has no unique index here on the columns of its replica identity",
+						map->remote.schema, map->remote.name),
+				 errhint("Create the same primary key (or replica identity index) on this node.")));
+
+	index = index_open(map->key_index, AccessShareLock);
+	map->nkeys = IndexRelationGetNumberOfKeyAttributes(index);
+	for (int k = 0; k < map->nkeys; k++)
+	{
+		int			attno = index->rd_index->indkey.values[k] - 1;
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), attno);
+		Oid			equal = get_opfamily_member(index->rd_opfamily[k], index->rd_opcintype[k],
+												index->rd_opcintype[k], BTEqualStrategyNumber);
+		TypeCacheEntry *type = lookup_type_cache(att->atttypid, TYPECACHE_HASH_EXTENDED_PROC);
+		Oid			out;
+		bool		varlena;
+
+		map->key_attnos[k] = attno;
+		map->key_equal_proc[k] = get_opcode(equal);
+		fmgr_info_cxt(map->key_equal_proc[k], &map->key_equal[k], map->memory);
+		map->key_collation[k] = index->rd_indcollation[k];
+		map->key_hash[k].fn_oid = InvalidOid;
+		if (OidIsValid(type->hash_extended_proc))
+			fmgr_info_cxt(type->hash_extended_proc, &map->key_hash[k], map->memory);
+		getTypeOutputInfo(att->atttypid, &out, &varlena);
+		fmgr_info_cxt(out, &map->key_out[k], map->memory);
+	}
+	index_close(index, AccessShareLock);
+}
+
+/* Return a valid, immediate, total unique index on exactly the remote key columns. */
+static Oid
+key_index_find(RpRelationMap *map, Relation rel)
+{
+	Bitmapset  *wanted = NULL;
+	Oid			preferred = RelationGetReplicaIndex(rel);
+	Oid			result = InvalidOid;
+	ListCell   *cell;
+
+	for (uint32 i = 0; i < map->remote.ncolumns; i++)
+	{
+		if ((map->remote.columns[i].flags & P2P_COLUMN_KEY) && map->columns[i].attno >= 0)
+			wanted = bms_add_member(wanted, map->columns[i].attno);
+	}
+	foreach(cell, RelationGetIndexList(rel))
+	{
+		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
+		Form_pg_index form = index->rd_index;
+		Bitmapset  *have = NULL;
+		bool		usable = form->indisunique && form->indisvalid && form->indimmediate &&
+			index->rd_rel->relam == BTREE_AM_OID &&
+			RelationGetIndexExpressions(index) == NIL && RelationGetIndexPredicate(index) == NIL;
+
+		for (int k = 0; usable && k < form->indnkeyatts; k++)
+			have = bms_add_member(have, form->indkey.values[k] - 1);
+		if (usable && bms_equal(have, wanted) &&
+			(!OidIsValid(result) || lfirst_oid(cell) == preferred))
+			result = lfirst_oid(cell);
+		index_close(index, AccessShareLock);
+	}
+	return result;
+}
+
+/* Plan the defaults of local columns that the remote side does not have. */
+static void
+map_defaults(RpRelationMap *map, Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	bool	   *mapped = palloc0_array(bool, Max(desc->natts, 1));
+
+	for (uint32 i = 0; i < map->remote.ncolumns; i++)
+	{
+		if (map->columns[i].attno >= 0)
+			mapped[map->columns[i].attno] = true;
+	}
+	map->ndefaults = 0;
+	map->default_attnos = palloc_array(int, Max(desc->natts, 1));
+	map->defaults = palloc_array(Node *, Max(desc->natts, 1));
+	for (int a = 0; a < desc->natts; a++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, a);
+		Expr	   *expr;
+
+		if (mapped[a] || att->attisdropped || att->attgenerated)
+			continue;
+		expr = (Expr *) build_column_default(rel, a + 1);
+		map->default_attnos[map->ndefaults] = a;
+		map->defaults[map->ndefaults++] = expr ? (Node *) expression_planner(expr) : NULL;
+	}
+	pfree(mapped);
+}
+
+RpOpenRelation *
+rp_relation_open(RpRelationMap *map)
+{
+	RpOpenRelation *open = palloc0_object(RpOpenRelation);
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+
+	if (!OidIsValid(map->relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"%s.%s\" does not exist here", map->remote.schema, map->remote.name),
+				 errhint("Create it on this node; applying goes on by itself.")));
+
+	open->map = map;
+	open->rel = table_open(map->relid, RowExclusiveLock);
+	open->estate = CreateExecutorState();
+	rte->rtekind = RTE_RELATION;
+	rte->relid = map->relid;
+	rte->relkind = open->rel->rd_rel->relkind;
+	rte->rellockmode = RowExclusiveLock;
+	ExecInitRangeTable(open->estate, list_make1(rte));
+	open->result = makeNode(ResultRelInfo);
+	InitResultRelInfo(open->result, open->rel, 1, NULL, 0);
+	open->estate->es_opened_result_relations =
+		lappend(open->estate->es_opened_result_relations, open->result);
+	open->estate->es_output_cid = GetCurrentCommandId(true);
+	ExecOpenIndices(open->result, true);
+
+	open->local = table_slot_create(open->rel, &open->estate->es_tupleTable);
+	open->found = table_slot_create(open->rel, &open->estate->es_tupleTable);
+	open->incoming = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
+	open->old = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
+	open->store = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
+	open->given = palloc0_array(bool, Max(map->natts, 1));
+	open->unavailable = palloc0_array(bool, Max(map->natts, 1));
+	return open;
+}
+
+void
+rp_relation_close(RpOpenRelation *open)
+{
+	ExecCloseIndices(open->result);
+	ExecResetTupleTable(open->estate->es_tupleTable, false);
+	FreeExecutorState(open->estate);
+	table_close(open->rel, NoLock);
+	pfree(open->given);
+	pfree(open->unavailable);
+	pfree(open);
+}
+
+void
+rp_values_to_slot(RpRelationMap *map, const P2pValue *values,
+				  TupleTableSlot *slot, bool *given, bool *unavailable)
+{
+	Oid			save_user;
+	int			save_sec;
+
+	GetUserIdAndSecContext(&save_user, &save_sec);
+	SetUserIdAndSecContext(map->owner, save_sec | SECURITY_RESTRICTED_OPERATION);
+
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, true, sizeof(bool) * map->natts);
+	memset(slot->tts_values, 0, sizeof(Datum) * map->natts);
+	if (given)
+		memset(given, false, sizeof(bool) * map->natts);
+	if (unavailable)
+		memset(unavailable, false, sizeof(bool) * map->natts);
+
+	for (uint32 i = 0; i < map->remote.ncolumns; i++)
+	{
+		RpColumnMap *column = &map->columns[i];
+		const P2pValue *value = &values[i];
+		StringInfoData buf;
+
+		if (column->attno < 0 || value->kind == P2P_VALUE_ABSENT)
+			continue;
+		if (given)
+			given[column->attno] = true;
+		switch (value->kind)
+		{
+			case P2P_VALUE_NULL:
+			case P2P_VALUE_ABSENT:
+				break;
+			case P2P_VALUE_UNCHANGED:
+				if (unavailable)
+					unavailable[column->attno] = true;
+				break;
+			case P2P_VALUE_BINARY:
+				if (!column->has_receive)
+					ereport(ERROR,
+							(errcode(ERRCODE_UNDEFINED_FUNCTION),
+							 errmsg("column \"%s\" of table \"%s.%s\" has a type here that takes no binary values",
+									map->remote.columns[i].name, map->remote.schema, map->remote.name),
+							 errhint("Give the column the same type (%s) on every node.",
+									 map->remote.columns[i].type)));
+				initStringInfo(&buf);
+				appendBinaryStringInfo(&buf, (const char *) value->data, value->length);
+				slot->tts_values[column->attno] =
+					ReceiveFunctionCall(&column->receive, &buf, column->receive_ioparam, column->typmod);
+				slot->tts_isnull[column->attno] = false;
+				if (buf.cursor != buf.len)
+					ereport(ERROR,
+							(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
+							 errmsg("value of column \"%s\" of table \"%s.%s\" does not fit its type here",
+									map->remote.columns[i].name, map->remote.schema, map->remote.name),
+							 errhint("Give the column the same type (%s) on every node.",
+									 map->remote.columns[i].type)));
+				break;
+			case P2P_VALUE_TEXT:
+				slot->tts_values[column->attno] =
+					InputFunctionCall(&column->input,
+									  pnstrdup((const char *) value->data, value->length),
+									  column->typioparam, column->typmod);
+				slot->tts_isnull[column->attno] = false;
+				break;
+		}
+	}
+	ExecStoreVirtualTuple(slot);
+	SetUserIdAndSecContext(save_user, save_sec);
+}
+
+RpKeyHash
+rp_key_hash(RpRelationMap *map, TupleTableSlot *slot)
+{
+	RpKeyHash	hash;
+
+	hash.h1 = hash_uint32_extended(map->relid, KEY_HASH_SEED_1);
+	hash.h2 = hash_uint32_extended(map->relid, KEY_HASH_SEED_2);
+	for (int k = 0; k < map->nkeys; k++)
+	{
+		bool		isnull;
+		Datum		value = slot_getattr(slot, map->key_attnos[k] + 1, &isnull);
+		uint64		a = 0;
+		uint64		b = 0;
+
+		if (isnull)
+			a = b = 1;
+		else if (OidIsValid(map->key_hash[k].fn_oid))
+		{
+			a = DatumGetUInt64(FunctionCall2Coll(&map->key_hash[k], map->key_collation[k], value,
+												 UInt64GetDatum(KEY_HASH_SEED_1)));
+			b = DatumGetUInt64(FunctionCall2Coll(&map->key_hash[k], map->key_collation[k], value,
+												 UInt64GetDatum(KEY_HASH_SEED_2)));
+		}
+		else
+		{
+			char	   *text = OutputFunctionCall(&map->key_out[k], value);
+
+			a = hash_bytes_extended((unsigned char *) text, strlen(text), KEY_HASH_SEED_1);
+			b = hash_bytes_extended((unsigned char *) text, strlen(text), KEY_HASH_SEED_2);
+		}
+		hash.h1 = hash_combine64(hash.h1, a);
+		hash.h2 = hash_combine64(hash.h2, b);
+	}
+	return hash;
+}

@@ -1,0 +1,106 @@
+/*
+ * apply_relation.h
+ *	  Tables as apply sees them: a remote description mapped to a local table,
+ *	  and the same table opened for the length of one transaction.
+ */
+#ifndef RP_APPLY_RELATION_H
+#define RP_APPLY_RELATION_H
+
+#include "postgres.h"
+
+#include "executor/execdesc.h"
+#include "executor/tuptable.h"
+#include "fmgr.h"
+#include "nodes/execnodes.h"
+#include "utils/relcache.h"
+#include "utils/typcache.h"
+
+#include "p2p_body.h"
+
+/* How a column of the remote description becomes a local value. */
+typedef struct RpColumnMap
+{
+	int			attno;			/* local attribute, 0-based; -1 = not mapped */
+	Oid			typioparam;
+	int32		typmod;
+	bool		has_receive;
+	FmgrInfo	input;
+	FmgrInfo	receive;
+	Oid			receive_ioparam;
+} RpColumnMap;
+
+/* A remote description and where it leads here. Long-lived; rebuilt after an invalidation. */
+typedef struct RpRelationMap
+{
+	char		key[2 * P2P_NAME_SIZE]; /* schema, zero, name, zeros: hash key */
+	bool		valid;
+	P2pRelation remote;			/* with its own columns */
+	Oid			relid;			/* InvalidOid: there is no such table here */
+	Oid			owner;			/* the table's */
+	MemoryContext memory;		/* of what hangs below, and of remote.columns */
+	int			natts;
+	RpColumnMap *columns;		/* remote.ncolumns */
+	bool		has_key;		/* the remote side sent a replica identity */
+	Oid			key_index;		/* local unique index on the same columns */
+	int			nkeys;
+	int			key_attnos[INDEX_MAX_KEYS]; /* 0-based, in index order */
+	FmgrInfo	key_equal[INDEX_MAX_KEYS];
+	Oid			key_equal_proc[INDEX_MAX_KEYS];
+	Oid			key_collation[INDEX_MAX_KEYS];
+	FmgrInfo	key_hash[INDEX_MAX_KEYS];	/* extended hash; fn_oid invalid: hash the bytes of its text */
+	FmgrInfo	key_out[INDEX_MAX_KEYS];
+	bool		is_membership;	/* replp2p.membership */
+	int			ndefaults;		/* local columns that the remote side lacks */
+	int		   *default_attnos;
+	Node	  **defaults;		/* planned expressions, Expr nodes; NULL = null */
+} RpRelationMap;
+
+/* A key by value: two independent 64-bit hashes of (table, key values). */
+typedef struct RpKeyHash
+{
+	uint64		h1;
+	uint64		h2;
+} RpKeyHash;
+
+/* A table opened within the current transaction. */
+typedef struct RpOpenRelation
+{
+	RpRelationMap *map;
+	Relation	rel;
+	EState	   *estate;
+	ResultRelInfo *result;
+	TupleTableSlot *local;		/* row found here */
+	TupleTableSlot *found;		/* scratch of the look-up */
+	TupleTableSlot *incoming;	/* virtual: new values, local columns */
+	TupleTableSlot *old;		/* virtual: old key values */
+	TupleTableSlot *store;		/* virtual: what is written */
+	bool	   *given;			/* per local attribute: incoming carries a value */
+	bool	   *unavailable;	/* per local attribute: unchanged TOAST, not sent */
+	ExprState **defaults;		/* made when first wanted */
+} RpOpenRelation;
+
+/* Set up the cache; once per worker. */
+void		rp_relation_maps_init(void);
+/*
+ * Return the map for a remote description, built or rebuilt as needed. In a
+ * transaction. relid is InvalidOid if there is no such table. ERROR if the
+ * tables do not fit (missing column, no matching unique index).
+ */
+RpRelationMap *rp_relation_map(const P2pRelation *remote);
+
+/* Open for writing. ERROR with a hint if there is no such table. */
+RpOpenRelation *rp_relation_open(RpRelationMap *map);
+/* Close executor state; locks stay until the transaction ends. */
+void		rp_relation_close(RpOpenRelation *open);
+
+/*
+ * Turn values into local columns of slot (virtual, cleared first); other
+ * columns are null. given and unavailable may be NULL. Input functions run as
+ * the table's owner.
+ */
+void		rp_values_to_slot(RpRelationMap *map, const P2pValue *values,
+							  TupleTableSlot *slot, bool *given, bool *unavailable);
+/* Hash the key columns of slot. */
+RpKeyHash	rp_key_hash(RpRelationMap *map, TupleTableSlot *slot);
+
+#endif							/* RP_APPLY_RELATION_H */

@@ -1,0 +1,249 @@
+/*
+ * apply_stream.c
+ *	  The transactions of one origin, read from its change log one after the
+ *	  other.
+ *
+ * A stream stands inside a batch: its body is unpacked once and walked item by
+ * item. A large transaction goes over several batches (parts), each with its
+ * own descriptions and a repeated BEGIN. After an error, or when the log was
+ * written anew, rp_stream_reset makes the next peek seek again.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "apply_internal.h"
+
+struct RpStream
+{
+	RpNode	   *node;
+	int			slot;
+	P2pOrigin	origin;
+	MemoryContext context;		/* of the stream */
+	MemoryContext body_context; /* of the current body */
+	RpLogReader *log;
+	P2pBatch	batch;
+	P2pBodyReader body;
+	void	   *body_memory;
+	P2pItem		item;
+	P2pRelation *described;		/* by relno */
+	RpRelationMap **maps;		/* by relno; looked up on first use in each transaction */
+	uint64	   *maps_generation;
+	uint64		generation;		/* grows with every transaction */
+	uint64		after_seq;		/* where the log reader was last sought to */
+	bool		positioned;		/* the log reader stands somewhere known */
+	bool		in_body;
+	bool		peeked;			/* item is the BEGIN of transaction peeked_seq */
+	uint64		peeked_seq;
+	P2pVector	deps;
+};
+
+static bool stream_next_body(RpStream *stream);
+static P2pItem *stream_next_item(RpStream *stream);
+static RpRelationMap *stream_map(RpStream *stream, uint32 relno);
+static uint64 stored_seq(RpStream *stream);
+
+RpStream *
+rp_stream_create(RpNode *node, int slot)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "replp2p stream",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	RpStream   *stream = palloc0(sizeof(RpStream));
+
+	stream->node = node;
+	stream->slot = slot;
+	stream->origin = node->members[slot].origin;
+	stream->context = context;
+	stream->body_context = AllocSetContextCreate(context, "replp2p stream body",
+												 ALLOCSET_DEFAULT_SIZES);
+	stream->body_memory = palloc(p2p_body_reader_memory());
+	stream->described = palloc0(sizeof(P2pRelation) * P2P_MAX_BODY_RELATIONS);
+	stream->maps = palloc0(sizeof(RpRelationMap *) * P2P_MAX_BODY_RELATIONS);
+	stream->maps_generation = palloc0(sizeof(uint64) * P2P_MAX_BODY_RELATIONS);
+	MemoryContextSwitchTo(old);
+	return stream;
+}
+
+void
+rp_stream_reset(RpStream *stream)
+{
+	if (stream->log)
+		rp_log_close_reader(stream->log);
+	stream->log = NULL;
+	stream->positioned = false;
+	stream->in_body = false;
+	stream->peeked = false;
+}
+
+/* How far the log is durable. */
+static uint64
+stored_seq(RpStream *stream)
+{
+	uint64		seq;
+
+	SpinLockAcquire(&stream->node->vector_lock);
+	seq = stream->node->members[stream->slot].stored_seq;
+	SpinLockRelease(&stream->node->vector_lock);
+	return seq;
+}
+
+bool
+rp_stream_peek(RpStream *stream, uint64 after_seq, P2pBegin *begin, const P2pVector **deps)
+{
+	if (stored_seq(stream) <= after_seq)
+		return false;
+	if (stream->peeked && stream->peeked_seq != after_seq + 1)
+		rp_stream_reset(stream);
+	if (!stream->positioned)
+	{
+		MemoryContext old = MemoryContextSwitchTo(stream->context);
+
+		stream->log = rp_log_open_reader(stream->node->dboid, &stream->origin);
+		MemoryContextSwitchTo(old);
+		if (!rp_log_seek(stream->log, after_seq, 0, false))
+		{
+			rp_stream_reset(stream);
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("the change log here no longer has transaction " UINT64_FORMAT " of this origin",
+							after_seq + 1)));
+		}
+		stream->positioned = true;
+	}
+	while (!stream->peeked)
+	{
+		P2pItem    *item = stream_next_item(stream);
+
+		if (item == NULL)
+			return false;
+		if (item->tag != P2P_TAG_BEGIN || item->begin.seq <= after_seq)
+			continue;
+		if (item->begin.seq != after_seq + 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("the change log jumps from transaction " UINT64_FORMAT " to " UINT64_FORMAT,
+							after_seq, item->begin.seq)));
+		stream->peeked = true;
+		stream->peeked_seq = item->begin.seq;
+		stream->deps = stream->body.deps;
+		stream->generation++;
+	}
+	*begin = stream->item.begin;
+	*deps = &stream->deps;
+	return true;
+}
+
+/* Unpack the next batch; false: there is none yet. */
+static bool
+stream_next_body(RpStream *stream)
+{
+	P2pBlock	bytes;
+	P2pBlock	body;
+	P2pStatus	status;
+
+	status = rp_log_read(stream->log, stored_seq(stream), &bytes, &stream->batch);
+	if (status == P2P_END)
+		return false;
+	if (status == P2P_OK)
+		status = rp_log_unpack(stream->log, &stream->batch, &body);
+	if (status != P2P_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("change log cannot be read: %s", p2p_status_text(status))));
+	MemoryContextReset(stream->body_context);
+	p2p_body_reader_init(&stream->body, stream->body_memory, body.bytes, body.length,
+						 &stream->batch.deps);
+	stream->in_body = true;
+	return true;
+}
+
+/* Return the next item other than a description, over the ends of bodies; NULL: nothing yet. */
+static P2pItem *
+stream_next_item(RpStream *stream)
+{
+	for (;;)
+	{
+		P2pStatus	status;
+
+		if (!stream->in_body && !stream_next_body(stream))
+			return NULL;
+		status = p2p_body_next(&stream->body, &stream->item);
+		if (status == P2P_END)
+		{
+			stream->in_body = false;
+			continue;
+		}
+		if (status != P2P_OK)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("malformed batch: %s", p2p_status_text(status))));
+		if (stream->item.tag == P2P_TAG_RELATION)
+		{
+			P2pRelation *copy = &stream->described[stream->item.relation.relno];
+			Size		size = sizeof(P2pColumn) * Max(stream->item.relation.ncolumns, 1);
+
+			*copy = stream->item.relation;
+			copy->columns = MemoryContextAlloc(stream->body_context, size);
+			memcpy(copy->columns, stream->item.relation.columns, size);
+			stream->maps_generation[copy->relno] = 0;
+			continue;
+		}
+		return &stream->item;
+	}
+}
+
+/* The map of a relation of the current body, looked up once a transaction. */
+static RpRelationMap *
+stream_map(RpStream *stream, uint32 relno)
+{
+	if (stream->maps_generation[relno] != stream->generation)
+	{
+		stream->maps[relno] = rp_relation_map(&stream->described[relno]);
+		stream->maps_generation[relno] = stream->generation;
+	}
+	return stream->maps[relno];
+}
+
+bool
+rp_stream_next(RpStream *stream, RpStreamItem *out)
+{
+	P2pItem    *item;
+
+	Assert(stream->peeked);
+	memset(out, 0, sizeof(*out));
+	for (;;)
+	{
+		item = stream_next_item(stream);
+		if (item == NULL)
+			elog(ERROR, "transaction " UINT64_FORMAT " has no end in the change log", stream->peeked_seq);
+		if (item->tag == P2P_TAG_COMMIT)
+		{
+			stream->peeked = false;
+			return false;
+		}
+		if (item->tag != P2P_TAG_BEGIN)
+			break;				/* a repeated BEGIN opens each further part */
+	}
+	out->tag = item->tag;
+	if (item->tag == P2P_TAG_TRUNCATE)
+	{
+		out->truncate_flags = item->truncate_flags;
+		for (uint32 i = 0; i < item->nrelnos; i++)
+		{
+			RpRelationMap *map = stream_map(stream, stream->body.relnos[i]);
+
+			if (OidIsValid(map->relid))
+				out->truncated = lappend(out->truncated, map);
+		}
+		return true;
+	}
+	out->map = stream_map(stream, item->relno);
+	if (item->has_old)
+		out->old_values = stream->body.old_values;
+	if (item->tag != P2P_TAG_DELETE)
+		out->new_values = stream->body.new_values;
+	return true;
+}

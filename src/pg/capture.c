@@ -1,0 +1,571 @@
+/*
+ * capture.c
+ *	  The capture worker: reads this server's WAL once, and turns what was
+ *	  committed in this database into this node's change log.
+ *
+ *	  wait --> read records up to the flush pointer --> seal, flush, publish --> wait
+ *			   |
+ *			   commit record: parse, decode (decode.c writes the body), account
+ *
+ * One slot, one decoding, in this process, however many peers there are. Every
+ * commit record of the database is looked at in WAL order, before the server's
+ * decoding sees it:
+ *
+ *	  local			 gets the next seq and a stamp if it changed a replicated table;
+ *					 its deps are the captured vector at this place of the WAL
+ *	  remote (ours)	 applied here by apply; origin_lsn is its seq, origin_timestamp
+ *					 its stamp: moves the captured vector, and is in the version index
+ *	  copied		 written by a join: neither; its rows have their versions elsewhere
+ *
+ * A transaction under a replication origin that is not ours is a local one, with
+ * the time of its commit record.
+ *
+ * The captured vector is a member's required_seq at least: what a joiner's copy
+ * contains counts as applied. The copy's commit comes, in WAL order, before all
+ * that could depend on it; a transaction before it that names more than it saw
+ * is only waited with a little longer.
+ *
+ * Wake-ups: committing backends set the latch and publish their commit's end; an
+ * asynchronous commit is flushed from here. WAL without commits of ours (other
+ * databases, running-transaction records) sets no latch: a timer of a second
+ * reads it, so that the slot does not hold it back.
+ *
+ * captured_lsn promises that every commit up to it is in the log, the version
+ * index and the vectors; so it is published only when nothing is unsealed.
+ * captured_below is an xid read before the insert position that captured_lsn
+ * then has to reach: who is below it has written its commit record before.
+ *
+ * The slot is confirmed every few seconds or 16 MB, up to a durable position of
+ * the log and after the version index was synced. Its restart_lsn follows by what
+ * decoding has proposed.
+ *
+ * Any ERROR ends the worker, and the launcher starts it again: it goes on at the
+ * log's last position. Seqs and stamps that were given since have been seen by
+ * nobody.
+ *
+ * While it holds the slot this process runs no query and writes no table: VACUUM
+ * does not look at its snapshots.
+ */
+#include "postgres.h"
+
+#include "access/rmgr.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "replication/decode.h"
+#include "replication/slot.h"
+#include "storage/procarray.h"
+#include "storage/spin.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "capture.h"
+#include "crashpoint.h"
+#include "settings.h"
+#include "versions.h"
+#include "worker.h"
+
+#define TIMER_MS 1000
+/* A position is written after so long, or so many remote commits, if no batch brings one. */
+#define POSITION_INTERVAL_MS 1000
+#define POSITION_REMOTE_COMMITS 1000
+/* The slot is confirmed after so long, or so much WAL. */
+#define CONFIRM_INTERVAL_MS 3000
+#define CONFIRM_BYTES ((XLogRecPtr) 16 * 1024 * 1024)
+
+static RpCapture *capture_create(RpNode *node);
+static void error_place(void *arg);
+static bool capture_round(RpCapture *capture);
+static XLogRecPtr flush_target(RpCapture *capture);
+static void below_note(RpCapture *capture);
+static XLogRecPtr insert_end(void);
+static void read_up_to(RpCapture *capture, XLogRecPtr limit);
+static void record_process(RpCapture *capture);
+static void commit_account(RpCapture *capture, XLogRecPtr end);
+static void commit_refill(RpCapture *capture, int slot);
+static void commit_remote(RpCapture *capture, int slot);
+static void commit_local(RpCapture *capture, uint64 seq_before);
+static void pending_add(RpCapture *capture, uint64 xid);
+static void start_reached(RpCapture *capture);
+static bool batch_is_full(RpCapture *capture);
+static bool position_is_due(RpCapture *capture);
+static void confirm_if_due(RpCapture *capture);
+
+/* The worker. */
+void
+rp_capture_main(Datum dboid)
+{
+	RpNode	   *node = rp_worker_open(dboid, RP_WORKER_CAPTURE);
+	RpCapture  *capture = capture_create(node);
+	ErrorContextCallback context = {error_context_stack, error_place, capture};
+
+	error_context_stack = &context;
+	rp_capture_open(capture);
+	for (;;)
+	{
+		bool		more = capture_round(capture);
+
+		confirm_if_due(capture);
+		MemoryContextReset(capture->step_memory);
+		if (more)
+			rp_worker_check(node, RP_WORKER_CAPTURE);
+		else
+		{
+			pgstat_report_stat(false);
+			rp_worker_wait(node, RP_WORKER_CAPTURE, TIMER_MS, PG_WAIT_EXTENSION);
+		}
+	}
+}
+
+/* Make this process's state. */
+static RpCapture *
+capture_create(RpNode *node)
+{
+	RpCapture  *capture;
+	MemoryContext memory = AllocSetContextCreate(TopMemoryContext, "replp2p capture",
+												 ALLOCSET_DEFAULT_SIZES);
+
+	MemoryContextSwitchTo(memory);
+	capture = palloc0(sizeof(RpCapture));
+	capture->node = node;
+	capture->memory = memory;
+	capture->step_memory = AllocSetContextCreate(memory, "replp2p capture step",
+												 ALLOCSET_DEFAULT_SIZES);
+	capture->change_memory = AllocSetContextCreate(memory, "replp2p capture change",
+												   ALLOCSET_DEFAULT_SIZES);
+	capture->owner = ResourceOwnerCreate(NULL, "replp2p capture");
+	CurrentResourceOwner = capture->owner;
+	capture->slot_of_origin = palloc(PG_UINT16_MAX + 1);
+	memset(capture->slot_of_origin, RP_NO_SLOT, PG_UINT16_MAX + 1);
+	capture->published_seq = PG_UINT64_MAX;
+	rp_identity_read(node->dboid, &capture->identity);
+	rp_versions_attach(node->dboid);
+	rp_body_init(capture);
+	return capture;
+}
+
+/* Say in errors where we were. */
+static void
+error_place(void *arg)
+{
+	RpCapture  *capture = arg;
+
+	if (capture->tx.open)
+		errcontext("capturing local transaction %u as sequence " UINT64_FORMAT " of this node",
+				   capture->commit.xid, capture->tx.begin.seq);
+	if (capture->decoding != NULL)
+		errcontext("capturing changes from WAL at %X/%X, after sequence " UINT64_FORMAT " of this node",
+				   LSN_FORMAT_ARGS(capture->decoding->reader->ReadRecPtr), capture->seq);
+}
+
+/* Read what is there and let others know; true: there is more already. */
+static bool
+capture_round(RpCapture *capture)
+{
+	XLogRecPtr	limit;
+	bool		more;
+
+	rp_capture_members_refresh(capture);
+	below_note(capture);
+	limit = flush_target(capture);
+	read_up_to(capture, limit);
+	more = GetFlushRecPtr(NULL) > limit ||
+		pg_atomic_read_u64(&capture->node->commit_lsn) > limit;
+
+	if (capture->body.first_seq != 0 && more && !batch_is_full(capture))
+		return true;
+	if (capture->body.first_seq != 0 || capture->appended || position_is_due(capture))
+		rp_capture_flush(capture);
+	else
+		rp_capture_publish(capture);
+	return more;
+}
+
+/* Return how far the WAL is flushed, after flushing what was committed asynchronously. */
+static XLogRecPtr
+flush_target(RpCapture *capture)
+{
+	XLogRecPtr	flushed = GetFlushRecPtr(NULL);
+	XLogRecPtr	committed = pg_atomic_read_u64(&capture->node->commit_lsn);
+
+	if (committed > flushed)
+	{
+		XLogFlush(committed);
+		flushed = GetFlushRecPtr(NULL);
+	}
+	return flushed;
+}
+
+/*
+ * Read the oldest running xid, and then the end of the WAL: when captured_lsn
+ * has come there, everything committed below the xid is captured. One pair at a
+ * time, until it is reached.
+ */
+static void
+below_note(RpCapture *capture)
+{
+	if (TransactionIdIsValid(capture->below_xid))
+		return;
+	capture->below_xid = GetOldestActiveTransactionId();
+	capture->below_lsn = insert_end();
+}
+
+/* End of the last record inserted; at a page boundary the server names the first byte after a header. */
+static XLogRecPtr
+insert_end(void)
+{
+	XLogRecPtr	lsn = GetXLogInsertRecPtr();
+
+	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
+		return lsn - SizeOfXLogLongPHD;
+	if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		return lsn - SizeOfXLogShortPHD;
+	return lsn;
+}
+
+/* Read and process all records up to limit. */
+static void
+read_up_to(RpCapture *capture, XLogRecPtr limit)
+{
+	XLogReaderState *reader = capture->decoding->reader;
+	uint64		records = 0;
+
+	rp_capture_read_limit(limit);
+	while (reader->EndRecPtr < limit)
+	{
+		char	   *error = NULL;
+
+		if (XLogReadRecord(reader, &error) == NULL)
+		{
+			if (error != NULL)
+				ereport(ERROR,
+						(errcode(ERRCODE_DATA_CORRUPTED),
+						 errmsg("could not read WAL at %X/%X: %s",
+								LSN_FORMAT_ARGS(reader->EndRecPtr), error)));
+			break;				/* the record goes on behind the limit */
+		}
+		record_process(capture);
+		if (++records % RP_RECORDS_PER_CHECK == 0)
+			rp_worker_check(capture->node, RP_WORKER_CAPTURE);
+	}
+	if (!capture->caught_up && reader->EndRecPtr >= capture->start_lsn)
+		start_reached(capture);		/* nothing has come since */
+}
+
+/* Process the record under the reader. */
+static void
+record_process(RpCapture *capture)
+{
+	XLogReaderState *reader = capture->decoding->reader;
+	XLogRecPtr	end = reader->EndRecPtr;
+	uint64		seq_before = capture->seq;
+	bool		is_commit;
+
+	if (!capture->caught_up && reader->ReadRecPtr >= capture->start_lsn)
+		start_reached(capture);
+	is_commit = rp_commit_record_parse(reader, &capture->commit);
+	LogicalDecodingProcessRecord(capture->decoding, reader);
+	if (is_commit)
+	{
+		/* The server's transaction around decoding has changed both. */
+		CurrentResourceOwner = capture->owner;
+		MemoryContextSwitchTo(capture->step_memory);
+		if (capture->seq != seq_before)
+			commit_local(capture, seq_before);
+		else
+			commit_account(capture, end);
+		capture->commit.known = false;
+	}
+	if (!capture->caught_up)
+		return;
+	capture->done_lsn = end;
+	if (is_commit && (capture->appended || (capture->body.first_seq != 0 && batch_is_full(capture))))
+		rp_capture_flush(capture);
+}
+
+/* Parse the record under the reader into *commit, if it is a commit in this database. */
+bool
+rp_commit_record_parse(XLogReaderState *reader, RpCommitRecord *commit)
+{
+	xl_xact_parsed_commit parsed;
+	uint8		info = XLogRecGetInfo(reader) & XLOG_XACT_OPMASK;
+
+	commit->known = false;
+	if (XLogRecGetRmid(reader) != RM_XACT_ID ||
+		(info != XLOG_XACT_COMMIT && info != XLOG_XACT_COMMIT_PREPARED))
+		return false;
+	ParseCommitRecord(XLogRecGetInfo(reader), (xl_xact_commit *) XLogRecGetData(reader), &parsed);
+	if (parsed.dbId != MyDatabaseId)
+		return false;
+
+	commit->known = true;
+	commit->xid = TransactionIdIsValid(parsed.twophase_xid) ? parsed.twophase_xid :
+		XLogRecGetXid(reader);
+	commit->full_xid = rp_versions_full_xid(commit->xid);
+	commit->nsubxacts = parsed.nsubxacts;
+	commit->subxacts = parsed.subxacts;
+	commit->commit_time = parsed.xact_time;
+	commit->origin = XLogRecGetOrigin(reader);
+	commit->origin_lsn = InvalidXLogRecPtr;
+	commit->origin_timestamp = 0;
+	if (parsed.xinfo & XACT_XINFO_HAS_ORIGIN)
+	{
+		commit->origin_lsn = parsed.origin_lsn;
+		commit->origin_timestamp = parsed.origin_timestamp;
+	}
+	return true;
+}
+
+/* The stamp below which nothing may be stamped after this commit; 0 = says nothing. */
+P2pStamp
+rp_commit_record_floor(RpCapture *capture, const RpCommitRecord *commit)
+{
+	if (commit->origin == RP_COPY_ORIGIN)
+		return (P2pStamp) commit->origin_lsn;
+	if (rp_capture_origin_slot(capture, commit->origin) > 0)
+		return commit->origin_timestamp;
+	return 0;
+}
+
+/* Account for a commit that was none of our transactions. */
+static void
+commit_account(RpCapture *capture, XLogRecPtr end)
+{
+	const RpCommitRecord *commit = &capture->commit;
+	RpNode	   *node = capture->node;
+	int			slot = rp_capture_origin_slot(capture, commit->origin);
+	P2pStamp	floor;
+
+	if (end <= capture->start_lsn)
+	{
+		if (end > capture->refill_lsn && commit->origin != RP_COPY_ORIGIN)
+			commit_refill(capture, slot);
+		return;
+	}
+	floor = rp_commit_record_floor(capture, commit);
+	if (floor > 0)
+	{
+		SpinLockAcquire(&node->vector_lock);
+		node->floor = Max(node->floor, floor);
+		SpinLockRelease(&node->vector_lock);
+	}
+	if (slot > 0)
+		commit_remote(capture, slot);
+}
+
+/* A commit before the start position: it has been accounted for, its version entries may be lost. */
+static void
+commit_refill(RpCapture *capture, int slot)
+{
+	const RpCommitRecord *commit = &capture->commit;
+
+	if (slot > 0)
+		rp_capture_versions_put(commit, slot, commit->origin_lsn, commit->origin_timestamp);
+	else
+		rp_capture_refill_note(capture, commit);
+}
+
+/* A transaction of another node that apply has committed here. */
+static void
+commit_remote(RpCapture *capture, int slot)
+{
+	const RpCommitRecord *commit = &capture->commit;
+
+	rp_capture_versions_put(commit, slot, commit->origin_lsn, commit->origin_timestamp);
+	rp_capture_vector_raise(capture, slot, commit->origin_lsn);
+	capture->remote_commits++;
+}
+
+/* A transaction of this node, which decoding has just finished. */
+static void
+commit_local(RpCapture *capture, uint64 seq_before)
+{
+	const RpCommitRecord *commit = &capture->commit;
+
+	if (capture->seq != seq_before + 1 || !capture->caught_up)
+		elog(ERROR, "sequence " UINT64_FORMAT " was given out of order", capture->seq);
+	pending_add(capture, commit->full_xid);
+	for (int i = 0; i < commit->nsubxacts; i++)
+		pending_add(capture, commit->full_xid + (int32) (commit->subxacts[i] - commit->xid));
+}
+
+/* Remember a version entry of the last transaction until that is durable. */
+static void
+pending_add(RpCapture *capture, uint64 xid)
+{
+	RpPendingVersion *pending;
+
+	if (capture->npending == capture->max_pending)
+	{
+		capture->max_pending = Max(1024, capture->max_pending * 2);
+		if (capture->pending == NULL)
+			capture->pending = MemoryContextAllocHuge(capture->memory, capture->max_pending *
+													  sizeof(RpPendingVersion));
+		else
+			capture->pending = repalloc_huge(capture->pending, capture->max_pending *
+											 sizeof(RpPendingVersion));
+	}
+	pending = &capture->pending[capture->npending++];
+	pending->xid = xid;
+	pending->seq = capture->seq;
+	pending->stamp = capture->stamp;
+}
+
+/* Put version entries for a transaction and its subtransactions. */
+void
+rp_capture_versions_put(const RpCommitRecord *commit, uint16 slot, uint64 seq, P2pStamp stamp)
+{
+	RpVersionEntry entry = {slot, seq, stamp};
+
+	rp_versions_put(commit->full_xid, &entry);
+	for (int i = 0; i < commit->nsubxacts; i++)
+		rp_versions_put(commit->full_xid + (int32) (commit->subxacts[i] - commit->xid), &entry);
+}
+
+/* Slot of a replication origin: > 0, or -1 if it is none of ours. */
+int
+rp_capture_origin_slot(RpCapture *capture, RepOriginId origin)
+{
+	int			slot = capture->slot_of_origin[origin];
+
+	if (slot != RP_NO_SLOT)
+		return slot;
+	if (origin == InvalidRepOriginId || origin == RP_COPY_ORIGIN)
+		return -1;
+	/* Apply may have begun with a member since we last looked. */
+	slot = rp_member_by_roident(capture->node, origin);
+	return slot > 0 ? slot : -1;
+}
+
+/* Take over the members from shared memory if they have changed. */
+void
+rp_capture_members_refresh(RpCapture *capture)
+{
+	RpNode	   *node = capture->node;
+	uint64		required[RP_MAX_MEMBERS] = {0};
+	bool		changed;
+
+	LWLockAcquire(&node->lock, LW_SHARED);
+	changed = capture->generation != node->loaded_generation ||
+		capture->nmembers != node->nmembers;
+	if (changed)
+	{
+		capture->generation = node->loaded_generation;
+		capture->nmembers = node->nmembers;
+		for (int slot = RP_SELF + 1; slot < node->nmembers; slot++)
+		{
+			const RpMember *member = &node->members[slot];
+
+			if (member->status == RP_MEMBER_FREE)
+				continue;
+			capture->origins[slot] = member->origin;
+			if (member->roident != InvalidRepOriginId)
+				capture->slot_of_origin[member->roident] = slot;
+		}
+		SpinLockAcquire(&node->vector_lock);
+		for (int slot = RP_SELF + 1; slot < node->nmembers; slot++)
+			required[slot] = node->members[slot].required_seq;
+		SpinLockRelease(&node->vector_lock);
+	}
+	LWLockRelease(&node->lock);
+
+	for (int slot = RP_SELF + 1; changed && slot < capture->nmembers; slot++)
+		rp_capture_vector_raise(capture, slot, required[slot]);
+}
+
+/* Raise the captured vector; a new origin in it needs a new body. */
+void
+rp_capture_vector_raise(RpCapture *capture, int slot, uint64 seq)
+{
+	if (slot >= capture->nmembers)
+		rp_capture_members_refresh(capture);
+	if (seq <= capture->captured[slot])
+		return;
+	if (!capture->in_vector[slot])
+	{
+		rp_capture_seal(capture);
+		capture->in_vector[slot] = true;
+	}
+	capture->captured[slot] = seq;
+	if (!p2p_vector_set(&capture->vector, &capture->origins[slot], seq))
+		elog(ERROR, "too many members in the captured vector");
+}
+
+/* The start position is reached: from here on everything is new. */
+static void
+start_reached(RpCapture *capture)
+{
+	RpNode	   *node = capture->node;
+	MemoryContext old = MemoryContextSwitchTo(capture->step_memory);
+
+	rp_capture_refill_finish(capture);
+	capture->caught_up = true;
+	SpinLockAcquire(&node->vector_lock);
+	node->members[RP_SELF].log_bytes = capture->log_bytes;
+	node->confirmed_lsn = capture->confirmed_lsn;
+	SpinLockRelease(&node->vector_lock);
+	if (XLogRecPtrIsInvalid(capture->synced_lsn))
+		rp_capture_flush(capture);
+	else
+		rp_capture_publish(capture);
+
+	SpinLockAcquire(&node->vector_lock);
+	node->capture_ready = true;
+	SpinLockRelease(&node->vector_lock);
+	ConditionVariableBroadcast(&node->status_cv);
+	for (int kind = 0; kind < RP_WORKER_KINDS; kind++)
+	{
+		if (kind != RP_WORKER_CAPTURE)
+			rp_worker_wake(node, kind);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* Is it time to seal the body, though there is more to read? */
+static bool
+batch_is_full(RpCapture *capture)
+{
+	const RpBody *body = &capture->body;
+
+	return body->writer.length >= (size_t) rp_batch_max_kb * 1024 ||
+		body->nrelations >= RP_BODY_RELATIONS_SOFT ||
+		TimestampDifferenceExceeds(body->since, GetCurrentTimestamp(), rp_batch_delay_ms);
+}
+
+/* Is it time for a position that comes with no batch? */
+static bool
+position_is_due(RpCapture *capture)
+{
+	if (capture->done_lsn == capture->synced_lsn)
+		return false;
+	return capture->remote_commits >= POSITION_REMOTE_COMMITS ||
+		TimestampDifferenceExceeds(capture->synced_at, GetCurrentTimestamp(), POSITION_INTERVAL_MS);
+}
+
+/* Let the slot go up to the log's last durable position, now and then. */
+static void
+confirm_if_due(RpCapture *capture)
+{
+	RpNode	   *node = capture->node;
+
+	if (capture->synced_lsn <= capture->confirmed_lsn)
+		return;
+	if (capture->synced_lsn - capture->confirmed_lsn < CONFIRM_BYTES &&
+		!TimestampDifferenceExceeds(capture->confirmed_at, GetCurrentTimestamp(),
+									CONFIRM_INTERVAL_MS))
+		return;
+
+	rp_versions_sync();
+	LogicalConfirmReceivedLocation(capture->synced_lsn);
+	ReplicationSlotMarkDirty();
+	ReplicationSlotSave();
+	ReplicationSlotsComputeRequiredLSN();
+	RP_CRASH_POINT("capture_after_confirm");
+	capture->confirmed_lsn = capture->synced_lsn;
+	capture->confirmed_at = GetCurrentTimestamp();
+	SpinLockAcquire(&node->vector_lock);
+	node->confirmed_lsn = capture->confirmed_lsn;
+	SpinLockRelease(&node->vector_lock);
+}

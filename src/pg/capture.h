@@ -1,0 +1,203 @@
+/*
+ * capture.h
+ *	  Capture's own memory: what its files (capture*.c, decode*.c) hand to one
+ *	  another. Nothing in it is for other workers; they meet capture in shared
+ *	  memory and in the change log.
+ *
+ * A transaction goes through it in this order:
+ *
+ *	  commit    its commit record has been read; nothing of it is decoded yet
+ *	  tx        decoded changes are being written into the body; it has seq and stamp
+ *	  body      whole transactions, waiting to be sealed
+ *	  (log)     appended batches, waiting for one position record and one fsync
+ *	  pending   xids whose version entries may only be made after that fsync
+ *	  published in shared memory: now others may see it
+ */
+#ifndef RP_CAPTURE_H
+#define RP_CAPTURE_H
+
+#include "postgres.h"
+
+#include "access/xlogreader.h"
+#include "replication/logical.h"
+#include "utils/hsearch.h"
+#include "utils/resowner.h"
+
+#include "changelog.h"
+#include "members.h"
+#include "p2p_body.h"
+#include "shmem.h"
+
+#define RP_PLUGIN_NAME "replp2p"
+
+/* A body ends when it describes this many tables, so that a TRUNCATE always has room. */
+#define RP_BODY_RELATIONS_SOFT (P2P_MAX_BODY_RELATIONS - P2P_MAX_TRUNCATED)
+/* A transaction is cut into parts of about so many batches' size. */
+#define RP_PART_BATCHES 4
+
+/* The commit record that is being decoded, in this database. */
+typedef struct RpCommitRecord
+{
+	bool		known;			/* false: the current record is something else */
+	TransactionId xid;
+	uint64		full_xid;
+	int			nsubxacts;
+	const TransactionId *subxacts;	/* into the reader's record */
+	TimestampTz commit_time;
+	RepOriginId origin;
+	XLogRecPtr	origin_lsn;		/* our origins: the seq */
+	TimestampTz origin_timestamp;	/* our origins: the stamp */
+} RpCommitRecord;
+
+/* Where something stands in the body. */
+typedef struct RpBodyRange
+{
+	size_t		start;
+	size_t		end;
+} RpBodyRange;
+
+/* The body of the batch in the making. */
+typedef struct RpBody
+{
+	P2pWriter	writer;
+	uint64		number;			/* grows with each body; says where a table is described */
+	uint32		nrelations;
+	RpBodyRange *relations;		/* P2P_MAX_BODY_RELATIONS: each description */
+	uint64		first_seq;		/* of the whole transactions in it; 0 = none */
+	uint64		last_seq;
+	P2pStamp	last_stamp;
+	TimestampTz since;			/* when its first transaction came in */
+	P2pVector	deps;			/* of its first transaction */
+	P2pVector	last_deps;		/* of its last */
+} RpBody;
+
+/* The transaction whose changes are being written into the body. */
+typedef struct RpOpenTransaction
+{
+	bool		open;
+	bool		partial;		/* cut into parts; the body holds nothing else */
+	uint32		part;
+	P2pBegin	begin;
+	P2pVector	deps;
+	size_t		start;			/* in the body: of its BEGIN, and behind it */
+	size_t		items;
+	int64		changes;
+} RpOpenTransaction;
+
+/* A version entry that waits for its batch to be durable. */
+typedef struct RpPendingVersion
+{
+	uint64		xid;
+	uint64		seq;
+	P2pStamp	stamp;
+} RpPendingVersion;
+
+typedef struct RpCapture
+{
+	RpNode	   *node;
+	RpIdentity	identity;
+	MemoryContext memory;		/* the worker's life */
+	MemoryContext step_memory;	/* reset each round */
+	MemoryContext change_memory;	/* reset after each change */
+	ResourceOwner owner;
+	LogicalDecodingContext *decoding;
+
+	/* Members by slot, as of `generation`. */
+	uint64		generation;
+	int			nmembers;
+	P2pOrigin	origins[RP_MAX_MEMBERS];
+	uint8	   *slot_of_origin; /* by RepOriginId; RP_NO_SLOT = not ours */
+
+	/* The captured vector: by slot, and the same as a version vector. */
+	uint64		captured[RP_MAX_MEMBERS];
+	bool		in_vector[RP_MAX_MEMBERS];
+	P2pVector	vector;
+	uint64		seq;			/* last finished local transaction, its stamp and commit time */
+	P2pStamp	stamp;
+	TimestampTz last_commit_time;
+
+	XLogRecPtr	done_lsn;		/* end of the last record that is dealt with */
+	RpCommitRecord commit;
+	RpOpenTransaction tx;
+	RpBody		body;
+	void	   *packed;			/* buffer of the compressor */
+	size_t		packed_size;
+
+	RpLogWriter *writer;
+	P2pCursor	cursor;			/* end of what was appended */
+	bool		appended;		/* batches since the last sync */
+	uint64		oldest_seq;
+	uint64		log_bytes;		/* of the writer, when last published */
+	XLogRecPtr	synced_lsn;		/* of the last durable position */
+	TimestampTz synced_at;
+	int			remote_commits; /* since then */
+	XLogRecPtr	confirmed_lsn;
+	TimestampTz confirmed_at;
+
+	RpPendingVersion *pending;
+	size_t		npending;
+	size_t		max_pending;
+
+	/* "Every committed xid before below_xid is captured once below_lsn is." */
+	TransactionId below_xid;	/* Invalid = nothing waits */
+	XLogRecPtr	below_lsn;
+
+	/* Start only: from where on version entries may be missing, and local commits found there. */
+	bool		caught_up;		/* reading has reached the start position */
+	XLogRecPtr	start_lsn;
+	XLogRecPtr	refill_lsn;
+	HTAB	   *refill;
+	uint64		published_seq;	/* what others know */
+	XLogRecPtr	published_lsn;
+} RpCapture;
+
+#define RP_NO_SLOT 0xFF			/* RP_MAX_MEMBERS is less */
+/* In loops over WAL, interrupts and the postmaster are looked at every so many records. */
+#define RP_RECORDS_PER_CHECK 256
+
+/* capture.c */
+
+/* Parse the record under the reader into *commit, if it is a commit in this database. */
+bool		rp_commit_record_parse(XLogReaderState *reader, RpCommitRecord *commit);
+/* The stamp below which nothing may be stamped after this commit; 0 = says nothing. */
+P2pStamp	rp_commit_record_floor(RpCapture *capture, const RpCommitRecord *commit);
+/* Slot of a replication origin: > 0, or -1 if it is none of ours. */
+int			rp_capture_origin_slot(RpCapture *capture, RepOriginId origin);
+/* Take over the members from shared memory if they have changed; may seal the body. */
+void		rp_capture_members_refresh(RpCapture *capture);
+/* Raise the captured vector; may seal the body, so never from a decoding callback. */
+void		rp_capture_vector_raise(RpCapture *capture, int slot, uint64 seq);
+/* Put version entries for a transaction and its subtransactions. */
+void		rp_capture_versions_put(const RpCommitRecord *commit, uint16 slot, uint64 seq,
+									P2pStamp stamp);
+
+/* capture_position.c */
+
+/* Open log and slot, find the start position, make the decoding context. */
+void		rp_capture_open(RpCapture *capture);
+/* WAL may be read up to here (page_read callback of all our readers). */
+void		rp_capture_read_limit(XLogRecPtr limit);
+/* A commit between the slot's and the log's position: its entries may be missing. */
+void		rp_capture_refill_note(RpCapture *capture, const RpCommitRecord *commit);
+/* The start position is reached: put the missing entries, from the log. */
+void		rp_capture_refill_finish(RpCapture *capture);
+
+/* capture_batch.c */
+
+void		rp_body_init(RpCapture *capture);
+/* Make room for at least so many more bytes; ERROR beyond P2P_BATCH_MAX_BODY. */
+void		rp_body_reserve(RpCapture *capture, size_t bytes);
+/* Write the description of a table; sets and returns its relno. size: of the encoding. */
+uint32		rp_body_describe(RpCapture *capture, P2pRelation *relation, size_t size);
+/* Before each replicated change: begin the transaction, or a new part of a large one. */
+void		rp_transaction_change(RpCapture *capture);
+/* Write the end of the open transaction: it is finished, not yet sealed. */
+void		rp_transaction_commit(RpCapture *capture);
+/* Seal the whole transactions in the body, if any, and append the batch. */
+void		rp_capture_seal(RpCapture *capture);
+/* Seal, write a position, make all durable, put version entries, publish. */
+void		rp_capture_flush(RpCapture *capture);
+/* Tell shared memory how far we are; nothing unsealed, nothing unsynced. */
+void		rp_capture_publish(RpCapture *capture);
+
+#endif							/* RP_CAPTURE_H */

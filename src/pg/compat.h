@@ -1,0 +1,13 @@
+/*
+ * compat.h
+ *	  The only place that knows server versions: each difference under a name
+ *	  of our own.
+ */
+#ifndef RP_COMPAT_H
+#define RP_COMPAT_H
+
+#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 160000
+#error "replp2p supports PostgreSQL 15"
+#endif
+
+#endif							/* RP_COMPAT_H */

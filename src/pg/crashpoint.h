@@ -1,0 +1,20 @@
+/*
+ * crashpoint.h
+ *	  Places where a test build dies on purpose: each boundary of fsync and
+ *	  commit. Compiled in only with -DRP_CRASH_POINTS; nothing otherwise.
+ *
+ * Setting replp2p.crash_point = 'capture_after_append' makes the next process
+ * that comes by RP_CRASH_POINT("capture_after_append") leave by _exit(2),
+ * which the postmaster treats as a crash of the cluster.
+ */
+#ifndef RP_CRASHPOINT_H
+#define RP_CRASHPOINT_H
+
+#ifdef RP_CRASH_POINTS
+void		rp_crash_point_reached(const char *name);
+#define RP_CRASH_POINT(name) rp_crash_point_reached(name)
+#else
+#define RP_CRASH_POINT(name) ((void) 0)
+#endif
+
+#endif							/* RP_CRASHPOINT_H */

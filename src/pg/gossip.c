@@ -1,0 +1,348 @@
+/*
+ * gossip.c
+ *	  The gossip worker: everything that this node says to the others of its own
+ *	  accord, and the logs of what it hears.
+ *
+ * One process, one event loop, nothing in it waits but the loop itself:
+ *
+ *	  reload membership -> states: own, heard -> stability, trimming, leaving
+ *		-> send what is due (peers.c) -> store what came (pull.c) -> wait, read
+ *
+ * It is also the one that moves the node through those states that no other
+ * worker moves it through, and reloads the catalog into shared memory for all:
+ *
+ *	  creating --capture has its slot--> active
+ *	  joining: idle; the join worker is at work
+ *	  catchup, active, leaving: talk
+ *	  leaving --all have our changes, or by force--> gone
+ *
+ * Memory: what lives as long as the node is in `life`; a step has a context of
+ * its own, reset each time. An ERROR ends the worker, and the launcher starts it
+ * anew; shared memory and logs are good for that at any time.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "identity.h"
+#include "join_serve.h"
+#include "leave.h"
+#include "link.h"
+#include "peers.h"
+#include "pull.h"
+#include "settings.h"
+#include "stability.h"
+#include "states.h"
+#include "worker.h"
+
+/* While nothing can be said yet: how often to look. */
+#define IDLE_MS 1000
+#define CREATING_MS 100
+/* How often to look for rights that were lent to joiners and not given back. */
+#define LOANS_US ((int64) 3600 * 1000000)
+
+typedef struct Gossip
+{
+	RpNode	   *node;
+	MemoryContext step;
+	bool		loaded;			/* membership was read at least once by this process */
+	uint64		generation;		/* of the membership that peers and pull follow */
+	bool		force_leave;
+
+	/* made when there is something to talk about */
+	MemoryContext life;			/* NULL = not made */
+	RpIdentity *me;
+	RpPull	   *pull;
+	RpPeers    *peers;
+	RpStability *stability;
+	RpLeave    *leave;
+	uint64		seen[RP_MAX_MEMBERS];	/* counters of the states taken over */
+	int64		tick_due_us;
+	int64		loans_due_us;
+} Gossip;
+
+static void step(Gossip *gossip);
+static void reload(Gossip *gossip);
+static bool reload_is_due(Gossip *gossip);
+static bool read_force_leave(void);
+static void go(Gossip *gossip);
+static void become_active(Gossip *gossip);
+static void talk(Gossip *gossip);
+static void prepare(Gossip *gossip);
+static void wipe_identity(int code, Datum arg);
+static void follow_membership(Gossip *gossip);
+static bool absorb_states(Gossip *gossip);
+static void tick(Gossip *gossip);
+static void sweep_loans(Gossip *gossip);
+
+/* The worker's main. */
+void
+rp_gossip_main(Datum dboid)
+{
+	RpNode	   *node = rp_worker_open(dboid, RP_WORKER_GOSSIP);
+	Gossip	   *gossip = MemoryContextAllocZero(TopMemoryContext, sizeof(Gossip));
+
+	rp_crypto_required();
+	gossip->node = node;
+	gossip->step = AllocSetContextCreate(TopMemoryContext, "replp2p gossip step",
+										 ALLOCSET_DEFAULT_SIZES);
+	for (;;)
+	{
+		rp_worker_check(node, RP_WORKER_GOSSIP);
+		MemoryContextReset(gossip->step);
+		MemoryContextSwitchTo(gossip->step);
+		step(gossip);
+	}
+}
+
+/* Go round once. */
+static void
+step(Gossip *gossip)
+{
+	reload(gossip);
+	switch (rp_node_status(gossip->node))
+	{
+		case RP_NODE_NONE:
+		case RP_NODE_GONE:
+			proc_exit(0);
+			break;
+		case RP_NODE_CREATING:
+			become_active(gossip);
+			break;
+		case RP_NODE_JOINING:
+			rp_worker_wait(gossip->node, RP_WORKER_GOSSIP, IDLE_MS, PG_WAIT_EXTENSION);
+			break;
+		case RP_NODE_LEAVING:
+			if (gossip->force_leave)
+				go(gossip);		/* whatever else may be broken here */
+			talk(gossip);
+			break;
+		case RP_NODE_CATCHUP:
+		case RP_NODE_ACTIVE:
+			talk(gossip);
+			break;
+	}
+}
+
+/* Read membership from the catalog if it has changed, or if this process never did. */
+static void
+reload(Gossip *gossip)
+{
+	RpNodeStatus before = rp_node_status(gossip->node);
+	bool		there;
+
+	if (!reload_is_due(gossip))
+		return;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	there = rp_members_load(gossip->node);
+	if (there)
+		gossip->force_leave = read_force_leave();
+	else
+		/* Still under the load's lock: nobody makes another node here meanwhile. */
+		rp_node_sweep_after_commit(gossip->node->dboid);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(gossip->step);
+	gossip->loaded = true;
+	if (!there)
+		proc_exit(0);
+	if (rp_node_status(gossip->node) != before)
+		rp_launcher_wake();		/* other workers are wanted now */
+}
+
+static bool
+reload_is_due(Gossip *gossip)
+{
+	uint64		wanted = pg_atomic_read_u64(&gossip->node->wanted_generation);
+	uint64		loaded;
+
+	LWLockAcquire(&gossip->node->lock, LW_SHARED);
+	loaded = gossip->node->loaded_generation;
+	LWLockRelease(&gossip->node->lock);
+	return !gossip->loaded || wanted > loaded;
+}
+
+/* Was leave_group told not to wait for the others? In a transaction. */
+static bool
+read_force_leave(void)
+{
+	RpCatalog	catalog;
+	bool		force;
+
+	rp_catalog_open(&catalog);
+	force = rp_catalog_run("SELECT force_leave FROM replp2p.local_node",
+						   SPI_OK_SELECT, NULL, 0) > 0 && DatumGetBool(rp_column(0, 1));
+	rp_catalog_close(&catalog);
+	return force;
+}
+
+/* Remove the node from the catalog; then there is none to read, and this process ends. */
+static void
+go(Gossip *gossip)
+{
+	ereport(LOG,
+			(errmsg("this node leaves its replp2p group%s",
+					gossip->force_leave ? " by force" : "")));
+	rp_node_set_status(gossip->node, RP_NODE_GONE);
+	reload(gossip);
+	proc_exit(0);
+}
+
+/* A node that is being created is active once capture has its slot. */
+static void
+become_active(Gossip *gossip)
+{
+	bool		ready;
+
+	SpinLockAcquire(&gossip->node->vector_lock);
+	ready = gossip->node->capture_ready;
+	SpinLockRelease(&gossip->node->vector_lock);
+	if (ready)
+	{
+		rp_node_set_status(gossip->node, RP_NODE_ACTIVE);
+		MemoryContextSwitchTo(gossip->step);
+		reload(gossip);
+	}
+	if (rp_node_status(gossip->node) == RP_NODE_CREATING)
+		rp_worker_wait(gossip->node, RP_WORKER_GOSSIP, CREATING_MS, PG_WAIT_EXTENSION);
+}
+
+/* One round of the event loop. */
+static void
+talk(Gossip *gossip)
+{
+	bool		changed;
+	int64		left_us;
+
+	if (gossip->life == NULL)
+		prepare(gossip);
+	follow_membership(gossip);
+	changed = absorb_states(gossip);
+	if (rp_monotonic_us() >= gossip->tick_due_us)
+	{
+		tick(gossip);
+		changed = true;
+	}
+	if (changed && rp_node_status(gossip->node) != RP_NODE_LEAVING)
+		rp_stability_step(gossip->stability);
+	rp_peers_talk(gossip->peers, changed);
+	rp_pull_commit(gossip->pull);
+
+	left_us = gossip->tick_due_us - rp_monotonic_us();
+	rp_peers_wait(gossip->peers, left_us <= 0 ? 0 : (long) ((left_us + 999) / 1000));
+}
+
+/* Read the key and make what talking takes; opens, and so recovers, all logs. */
+static void
+prepare(Gossip *gossip)
+{
+	MemoryContext life = AllocSetContextCreate(TopMemoryContext, "replp2p gossip",
+											   ALLOCSET_DEFAULT_SIZES);
+
+	MemoryContextSwitchTo(life);
+	gossip->me = palloc0(sizeof(RpIdentity));
+	before_shmem_exit(wipe_identity, PointerGetDatum(gossip->me));
+	rp_identity_read(MyDatabaseId, gossip->me);
+	gossip->pull = rp_pull_make(gossip->node, gossip->me);
+	gossip->peers = rp_peers_make(gossip->node, gossip->me, gossip->pull);
+	gossip->stability = rp_stability_make(gossip->node);
+	gossip->leave = rp_leave_make(gossip->node, gossip->me);
+	gossip->generation = 0;
+	gossip->life = life;
+	MemoryContextSwitchTo(gossip->step);
+}
+
+/* The worker ends: forget the secret key. */
+static void
+wipe_identity(int code, Datum arg)
+{
+	(void) code;
+	p2p_wipe(DatumGetPointer(arg), sizeof(RpIdentity));
+}
+
+/* Have logs and links follow membership, if another one was loaded. */
+static void
+follow_membership(Gossip *gossip)
+{
+	uint64		loaded;
+
+	LWLockAcquire(&gossip->node->lock, LW_SHARED);
+	loaded = gossip->node->loaded_generation;
+	LWLockRelease(&gossip->node->lock);
+	if (gossip->generation == loaded)
+		return;
+	gossip->generation = loaded;
+	rp_pull_refresh(gossip->pull);
+	rp_peers_refresh(gossip->peers);
+	gossip->tick_due_us = 0;
+}
+
+/* Take over the states of other members that have come since the last look, by whatever way. */
+static bool
+absorb_states(Gossip *gossip)
+{
+	RpNode	   *node = gossip->node;
+	uint64		counters[RP_MAX_MEMBERS];
+	int			nslots;
+	bool		any = false;
+
+	LWLockAcquire(&node->lock, LW_SHARED);
+	nslots = node->nmembers;
+	SpinLockAcquire(&node->vector_lock);
+	for (int slot = 0; slot < nslots; slot++)
+		counters[slot] = node->members[slot].heard_counter;
+	SpinLockRelease(&node->vector_lock);
+	LWLockRelease(&node->lock);
+
+	for (int slot = RP_SELF + 1; slot < nslots; slot++)
+	{
+		uint8		memory[P2P_STATE_MAX_SIZE];
+		P2pNodeState state;
+
+		if (counters[slot] <= gossip->seen[slot] ||
+			!rp_state_read(node, slot, memory, &state))
+			continue;
+		gossip->seen[slot] = state.counter;
+		rp_pull_heard(gossip->pull, slot, &state.stored);
+		rp_stability_hear(gossip->stability, slot, &state.node, &state.ack);
+		any = true;
+	}
+	return any;
+}
+
+/* What is done once per interval: own state, settings, repair, trimming, leaving. */
+static void
+tick(Gossip *gossip)
+{
+	gossip->tick_due_us = rp_monotonic_us() + (int64) rp_gossip_interval_ms * 1000;
+	rp_peers_refresh(gossip->peers);	/* the cut links may be others */
+	rp_pull_refresh(gossip->pull);	/* what is applied here has moved */
+	rp_pull_repair(gossip->pull);
+	(void) rp_state_publish(gossip->node, gossip->me);
+	if (rp_monotonic_us() >= gossip->loans_due_us)
+		sweep_loans(gossip);
+	if (rp_node_status(gossip->node) != RP_NODE_LEAVING)
+		rp_stability_trim(gossip->stability);
+	else if (rp_leave_may_go(gossip->leave))
+		go(gossip);
+}
+
+/* Take back what joiners were lent for their copy and have kept too long. */
+static void
+sweep_loans(Gossip *gossip)
+{
+	gossip->loans_due_us = rp_monotonic_us() + LOANS_US;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	rp_join_loans_sweep();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(gossip->step);
+}

@@ -1,0 +1,54 @@
+/*
+ * keyindex.h
+ *	  What apply remembers of keys beyond the rows themselves: tombstones, the
+ *	  truncate versions of tables, and the versions of rows that a join copied.
+ */
+#ifndef RP_KEYINDEX_H
+#define RP_KEYINDEX_H
+
+#include "apply_relation.h"
+#include "shmem.h"
+
+/* A version with a local slot in place of the origin. slot 0, seq 0, stamp 0: ancient. */
+typedef struct RpSlotVersion
+{
+	uint16		slot;
+	uint64		seq;
+	P2pStamp	stamp;
+} RpSlotVersion;
+
+/* Empty index; once per worker. */
+void		rp_keyindex_init(RpNode *node);
+
+/* Remember a delete (or with is_row, the version of a copied row); the greatest version of a key stays. */
+void		rp_keyindex_put(RpKeyHash key, const RpSlotVersion *version, bool is_row);
+/* Remember a truncate of table. */
+void		rp_keyindex_put_truncate(Oid table, const RpSlotVersion *version);
+
+/* The greatest of the key's tombstone and its table's truncate; false if neither. */
+bool		rp_keyindex_tombstone(Oid table, RpKeyHash key, RpSlotVersion *version);
+/* The version of a copied row; false: older than everything. */
+bool		rp_keyindex_copied_row(RpKeyHash key, RpSlotVersion *version);
+
+/*
+ * Read the change log of a member from after_seq on, up to limit_seq, and
+ * remember the deletes, truncates and key updates in it; of transactions up
+ * to copied_seq every version. In a transaction. Returns the last seq read.
+ */
+uint64		rp_keyindex_read_log(int slot, const P2pOrigin *origin, uint64 after_seq,
+								 uint64 limit_seq, uint64 copied_seq);
+
+/*
+ * The same for the own log, remembering where it stopped: cheap to call again.
+ * rp_keyindex_start_own says from where.
+ */
+void		rp_keyindex_start_own(uint64 after_seq);
+void		rp_keyindex_follow_own(uint64 limit_seq);
+
+/* Forget what is stable. */
+void		rp_keyindex_sweep(const uint64 *stable_by_slot, int nslots);
+/* Compare by (stamp, id, epoch, seq). */
+int			rp_slot_version_compare(const RpSlotVersion *a, const RpSlotVersion *b);
+uint64		rp_keyindex_entries(void);
+
+#endif							/* RP_KEYINDEX_H */

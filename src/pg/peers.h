@@ -1,0 +1,30 @@
+/*
+ * peers.h
+ *	  The gossip worker's links: two to each member, and what is said on them.
+ */
+#ifndef RP_PEERS_H
+#define RP_PEERS_H
+
+#include "postgres.h"
+
+#include "members.h"
+#include "pull.h"
+
+typedef struct RpPeers RpPeers;
+
+/* Lives in a child of CurrentMemoryContext. me and pull must outlive it. */
+RpPeers    *rp_peers_make(RpNode *node, const RpIdentity *me, RpPull *pull);
+/* Make and close links as membership and settings want it. Cheap when nothing has changed. */
+void		rp_peers_refresh(RpPeers *peers);
+/*
+ * Wait for sockets, the latch or timeout_ms, whatever is first; then go on with
+ * all links that can. Does not serve interrupts.
+ */
+void		rp_peers_wait(RpPeers *peers, long timeout_ms);
+/* Send all requests that are due. states_changed: states were heard or made since the last call. */
+void		rp_peers_talk(RpPeers *peers, bool states_changed);
+
+/* Note an error at the link to a member, for the views, and in the server's log if it is news. */
+void		rp_peer_error(RpNode *node, int slot, const char *text);
+
+#endif							/* RP_PEERS_H */

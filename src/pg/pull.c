@@ -1,0 +1,541 @@
+/*
+ * pull.c
+ *	  From a peer's reply to a durable change log.
+ *
+ * Per origin one log, of which this worker is the only writer, and a cursor that
+ * says where its contiguous part ends. Each origin is planned for itself
+ * (p2p_plan.h), and each peer is asked in one long poll for all origins that it
+ * was chosen for.
+ *
+ *	  reply -> parse -> known origin? -> the next one? -> signature, group, body
+ *		-> continues the hash chain? -> append -> (all replies) -> fsync -> publish
+ *
+ * Nothing is believed because of who sent it: a batch counts by its origin's
+ * signature alone. What is refused is counted, noted at the link to the peer
+ * that sent it, and that peer is not asked for that origin for a while
+ * (PENALTY_US); somebody else is. Nothing that a peer sends is an ERROR.
+ *
+ * The next PULL may go out before the batches of the last one are durable:
+ * cursors run ahead of what is published. What is published (stored_seq, ...,
+ * under vector_lock) is durable; peers and apply see only that. If writing
+ * fails, the ERROR ends the worker, and recovery at its next start tells what
+ * is there.
+ *
+ * Where a log may begin: at the origin's first batch (seq 1, previous hash
+ * zero); on a node that joined, anywhere up to what its copy covers.
+ *
+ * A member that left is pulled up to its last seq, from whomever has it.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "changelog.h"
+#include "crashpoint.h"
+#include "link.h"
+#include "peers.h"
+#include "pull.h"
+#include "settings.h"
+
+#include "p2p_plan.h"
+
+#define PENALTY_US 5000000
+/*
+ * Bytes after which a peer adds no batch to its reply: together with one batch
+ * more still under work_mem's default, beyond which the peer's server would
+ * write the reply to a temporary file.
+ */
+#define PULL_BYTES (2 * 1024 * 1024)
+
+/* One other member, or former one: its log here, and what it is as a peer. */
+typedef struct PulledLog
+{
+	RpLogWriter *writer;		/* NULL = slot not in use */
+	P2pOrigin	origin;
+	char		name[NAMEDATALEN];
+	uint8		public_key[P2P_PUBLIC_KEY_SIZE];
+	bool		left;
+	uint64		left_seq;
+	uint64		covered_seq;	/* up to this its transactions are in the tables without the log */
+
+	P2pCursor	cursor;			/* behind the last batch appended */
+	P2pStamp	stamp;			/* of the last complete transaction */
+	uint64		oldest_seq;
+	bool		dirty;			/* appended since the last sync */
+	bool		skip;			/* nothing more of it is taken from the reply at hand */
+
+	int			source;			/* slot of the peer that is asked for it, -1 = nobody */
+	int64		penalty_us[RP_MAX_MEMBERS]; /* monotonic, by peer: not asked until then */
+
+	bool		heard;			/* as a peer: stored is what it last said */
+	P2pVector	stored;
+} PulledLog;
+
+struct RpPull
+{
+	MemoryContext context;
+	RpNode	   *node;
+	const RpIdentity *me;
+	int			nslots;
+	int64		stale_us;		/* the plan is to be made anew then; 0 = not */
+	PulledLog	logs[RP_MAX_MEMBERS];
+};
+
+static void take_member(RpPull *pull, int slot);
+static void open_log(RpPull *pull, int slot);
+static void publish(RpPull *pull, int slot);
+static void announce(RpPull *pull);
+static bool is_complete(const PulledLog *log);
+static int	choose_source(RpPull *pull, int slot, const bool *reachable, const int64 *rtt_us);
+static bool take_batch(RpPull *pull, int peer, const P2pBlock *bytes, int *taken, char **error);
+static const char *judge_batch(RpPull *pull, PulledLog *log, const P2pBatch *batch,
+							   const P2pBlock *bytes);
+static bool may_begin(const PulledLog *log, const P2pBatch *batch);
+static void append(PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes);
+static void penalise(RpPull *pull, int slot, int peer);
+static void refuse_batch(RpPull *pull, int slot, int peer, const char *why);
+
+/* Make it; no log is open yet. */
+RpPull *
+rp_pull_make(RpNode *node, const RpIdentity *me)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "replp2p pull",
+												  ALLOCSET_DEFAULT_SIZES);
+	RpPull	   *pull = MemoryContextAllocZero(context, sizeof(RpPull));
+
+	pull->context = context;
+	pull->node = node;
+	pull->me = me;
+	return pull;
+}
+
+/* Follow membership. */
+void
+rp_pull_refresh(RpPull *pull)
+{
+	bool		opened = false;
+
+	LWLockAcquire(&pull->node->lock, LW_SHARED);
+	pull->nslots = pull->node->nmembers;
+	LWLockRelease(&pull->node->lock);
+	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
+	{
+		PulledLog  *log = &pull->logs[slot];
+		bool		was_open = log->writer != NULL;
+
+		take_member(pull, slot);
+		if (!was_open && log->origin.epoch != 0)
+		{
+			log->source = -1;
+			open_log(pull, slot);
+			opened = true;
+		}
+	}
+	if (opened)
+		announce(pull);
+}
+
+/* Copy what shared memory says of a member. Epochs start at 1: 0 stands for none. */
+static void
+take_member(RpPull *pull, int slot)
+{
+	const RpMember *member = &pull->node->members[slot];
+	PulledLog  *log = &pull->logs[slot];
+
+	LWLockAcquire(&pull->node->lock, LW_SHARED);
+	if (member->status != RP_MEMBER_FREE)
+	{
+		log->origin = member->origin;
+		strlcpy(log->name, member->name, sizeof(log->name));
+		memcpy(log->public_key, member->public_key, sizeof(log->public_key));
+		log->left = member->status == RP_MEMBER_LEFT;
+		log->left_seq = member->left_seq;
+		SpinLockAcquire(&pull->node->vector_lock);
+		log->covered_seq = Max(member->required_seq, member->applied_seq);
+		SpinLockRelease(&pull->node->vector_lock);
+	}
+	LWLockRelease(&pull->node->lock);
+}
+
+/* Open a log for writing, which recovers it, and publish where it ends. */
+static void
+open_log(RpPull *pull, int slot)
+{
+	PulledLog  *log = &pull->logs[slot];
+	MemoryContext old = MemoryContextSwitchTo(pull->context);
+	RpLogEnd	end;
+
+	log->writer = rp_log_open_writer(MyDatabaseId, &log->origin, false, &end);
+	log->cursor = end.cursor;
+	log->stamp = end.last_stamp;
+	log->oldest_seq = end.oldest_seq;
+	log->dirty = false;
+	MemoryContextSwitchTo(old);
+	SpinLockAcquire(&pull->node->vector_lock);
+	pull->node->members[slot].oldest_seq = 0;
+	SpinLockRelease(&pull->node->vector_lock);
+	publish(pull, slot);
+}
+
+/* Publish where a log ends; all of it is durable. */
+static void
+publish(RpPull *pull, int slot)
+{
+	const PulledLog *log = &pull->logs[slot];
+	RpMember   *member = &pull->node->members[slot];
+	uint64		bytes = rp_log_bytes(log->writer);
+
+	SpinLockAcquire(&pull->node->vector_lock);
+	member->stored_seq = log->cursor.seq;
+	member->stored_stamp = log->stamp;
+	/* Trimming moves it on in shared memory only. */
+	member->oldest_seq = Max(member->oldest_seq, log->oldest_seq);
+	member->log_bytes = bytes;
+	SpinLockRelease(&pull->node->vector_lock);
+}
+
+/* Wake whoever waits for what was published. */
+static void
+announce(RpPull *pull)
+{
+	ConditionVariableBroadcast(&pull->node->stored_cv);
+	rp_worker_wake(pull->node, RP_WORKER_APPLY);
+}
+
+/* Note what a member stores. */
+void
+rp_pull_heard(RpPull *pull, int slot, const P2pVector *stored)
+{
+	pull->logs[slot].stored = *stored;
+	pull->logs[slot].heard = true;
+}
+
+/* Has the log all that there will ever be of its origin? */
+static bool
+is_complete(const PulledLog *log)
+{
+	return log->left && log->cursor.seq >= log->left_seq;
+}
+
+/* Choose for each origin whom to ask. */
+void
+rp_pull_plan(RpPull *pull, const bool *reachable)
+{
+	int64		rtt_us[RP_MAX_MEMBERS];
+
+	SpinLockAcquire(&pull->node->vector_lock);
+	for (int i = 0; i < pull->nslots; i++)
+	{
+		int64		measured = pull->node->members[i].rtt_us;
+
+		rtt_us[i] = measured >= 0 ? measured : PG_INT64_MAX;
+	}
+	SpinLockRelease(&pull->node->vector_lock);
+
+	pull->stale_us = 0;
+	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
+	{
+		PulledLog  *log = &pull->logs[slot];
+
+		log->source = log->writer == NULL || is_complete(log) ? -1 :
+			choose_source(pull, slot, reachable, rtt_us);
+	}
+
+	SpinLockAcquire(&pull->node->vector_lock);
+	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
+		pull->node->members[slot].pull_source = pull->logs[slot].source;
+	SpinLockRelease(&pull->node->vector_lock);
+}
+
+/* Return the slot of the peer to ask for one origin, -1 = nobody; notes when a penalty ends. */
+static int
+choose_source(RpPull *pull, int slot, const bool *reachable, const int64 *rtt_us)
+{
+	const PulledLog *log = &pull->logs[slot];
+	int64		now = rp_monotonic_us();
+	P2pPlanPeer peers[RP_MAX_MEMBERS];
+	int			slots[RP_MAX_MEMBERS];
+	uint32		n = 0;
+	P2pVector	mine;
+	uint32		choice;
+
+	for (int peer = RP_SELF + 1; peer < pull->nslots; peer++)
+	{
+		const PulledLog *other = &pull->logs[peer];
+		int64		until = log->penalty_us[peer];
+
+		if (!reachable[peer] || other->writer == NULL)
+			continue;
+		if (until > now)
+		{
+			pull->stale_us = pull->stale_us == 0 ? until : Min(pull->stale_us, until);
+			continue;
+		}
+		peers[n].origin = other->origin;
+		peers[n].reachable = true;
+		peers[n].rtt_us = rtt_us[peer];
+		peers[n].stored = other->heard ? &other->stored : NULL;
+		slots[n++] = peer;
+	}
+	p2p_vector_clear(&mine);
+	(void) p2p_vector_set(&mine, &log->origin, log->cursor.seq);
+	p2p_plan_pulls(peers, n, &log->origin, 1, &mine, &choice);
+	return choice == P2P_PLAN_NOBODY ? -1 : slots[choice];
+}
+
+/* Is a penalty over since the plan was made? */
+bool
+rp_pull_plan_is_stale(const RpPull *pull)
+{
+	return pull->stale_us != 0 && rp_monotonic_us() >= pull->stale_us;
+}
+
+/* Append the PULL for all origins that the peer was chosen for. */
+bool
+rp_pull_request(RpPull *pull, int peer, StringInfo request)
+{
+	P2pPull    *message = palloc0(sizeof(P2pPull));
+	P2pWriter	w;
+
+	message->wait_ms = (uint32) rp_poll_timeout_ms;
+	message->max_bytes = PULL_BYTES;
+	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
+	{
+		const PulledLog *log = &pull->logs[slot];
+		P2pPullWant *want;
+
+		if (log->writer == NULL || log->source != peer || is_complete(log))
+			continue;
+		want = &message->wants[message->nwants++];
+		want->origin = log->origin;
+		want->after_seq = log->cursor.seq;
+		want->parts = log->cursor.parts;
+		want->from_start = !log->cursor.started && log->covered_seq > 0;
+	}
+	if (message->nwants == 0)
+		return false;
+	enlargeStringInfo(request, P2P_PULL_MAX_SIZE);
+	p2p_writer_init(&w, request->data + request->len, P2P_PULL_MAX_SIZE);
+	p2p_put_pull(&w, message);
+	Assert(!w.overflow);
+	request->len += (int) w.length;
+	return true;
+}
+
+/* Take a reply's batches. */
+int
+rp_pull_receive(RpPull *pull, int peer, const void *bytes, size_t length, char **error)
+{
+	RpMember   *member = &pull->node->members[peer];
+	P2pReader	r;
+	P2pBlock	block;
+	P2pStatus	status;
+	int			seen = 0;
+	int			taken = 0;
+
+	for (int slot = 0; slot < pull->nslots; slot++)
+		pull->logs[slot].skip = false;
+	p2p_reader_init(&r, bytes, length);
+	while ((status = p2p_pull_reply_next(&r, &block)) == P2P_OK)
+	{
+		CHECK_FOR_INTERRUPTS();
+		seen++;
+		if (!take_batch(pull, peer, &block, &taken, error))
+			return -1;
+	}
+	if (status != P2P_END)
+	{
+		*error = psprintf("malformed reply: %s", p2p_status_text(status));
+		return -1;
+	}
+	SpinLockAcquire(&pull->node->vector_lock);
+	member->bytes_received += (int64) length;
+	member->batches_received += seen;
+	SpinLockRelease(&pull->node->vector_lock);
+	return taken;
+}
+
+/* Take one batch, if it is the next one of its log. False: the reply is beyond use. */
+static bool
+take_batch(RpPull *pull, int peer, const P2pBlock *bytes, int *taken, char **error)
+{
+	P2pBatch	batch;
+	P2pStatus	status = p2p_batch_parse(bytes->bytes, bytes->length, &batch);
+	PulledLog  *log;
+	const char *why = NULL;
+	int			slot;
+
+	if (status != P2P_OK)
+	{
+		pg_atomic_fetch_add_u64(&pull->node->stats.refused_batches, 1);
+		*error = psprintf("malformed batch: %s", p2p_status_text(status));
+		return false;
+	}
+	slot = rp_member_by_origin(pull->node, &batch.origin);
+	if (slot <= RP_SELF || slot >= pull->nslots || pull->logs[slot].writer == NULL)
+	{
+		refuse_batch(pull, -1, peer, "its origin was not asked for");
+		return true;
+	}
+	log = &pull->logs[slot];
+	if (log->skip)
+		return true;
+	switch (p2p_cursor_judge(&log->cursor, &batch.span))
+	{
+		case P2P_ARRIVAL_DUPLICATE:
+			return true;
+		case P2P_ARRIVAL_GAP:
+			why = "it is not the next one";
+			break;
+		case P2P_ARRIVAL_NEXT:
+			why = judge_batch(pull, log, &batch, bytes);
+			break;
+	}
+	if (why != NULL)
+	{
+		refuse_batch(pull, slot, peer, why);
+		log->skip = true;
+		return true;
+	}
+	append(log, &batch, bytes);
+	(*taken)++;
+	return true;
+}
+
+/* Verify a batch that comes next by its seq; NULL, or why it is refused. */
+static const char *
+judge_batch(RpPull *pull, PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes)
+{
+	P2pStatus	status = p2p_batch_verify(batch, bytes->bytes, &pull->me->group, log->public_key);
+
+	if (status != P2P_OK)
+		return p2p_status_text(status);
+	if (!log->cursor.started)
+		return may_begin(log, batch) ? NULL : "the log cannot begin with it";
+	if (memcmp(batch->previous_hash, log->cursor.hash, P2P_HASH_SIZE) != 0)
+		return "it does not continue the origin's log as stored here";
+	return NULL;
+}
+
+/* May an empty log begin with this batch? */
+static bool
+may_begin(const PulledLog *log, const P2pBatch *batch)
+{
+	static const uint8 nothing[P2P_HASH_SIZE];
+
+	if (batch->span.first_seq == 1)
+		return memcmp(batch->previous_hash, nothing, P2P_HASH_SIZE) == 0;
+	return log->covered_seq > 0 && batch->span.first_seq <= log->covered_seq + 1;
+}
+
+/* Append a verified batch, verbatim. */
+static void
+append(PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes)
+{
+	rp_log_append_batch(log->writer, batch, bytes->bytes, batch->header_length,
+						bytes->bytes + batch->header_length, batch->body_length);
+	if (log->oldest_seq == 0)
+		log->oldest_seq = batch->span.first_seq;
+	p2p_cursor_advance(&log->cursor, &batch->span, batch->hash);
+	if (batch->span.final)
+		log->stamp = batch->last_stamp;
+	log->dirty = true;
+}
+
+/* Don't ask the peer for this origin for a while. */
+static void
+penalise(RpPull *pull, int slot, int peer)
+{
+	int64		now = rp_monotonic_us();
+
+	pull->logs[slot].penalty_us[peer] = now + PENALTY_US;
+	pull->stale_us = now;		/* plan anew at once */
+}
+
+/* Count and note a batch that was refused. slot: of its origin, -1 = unknown. */
+static void
+refuse_batch(RpPull *pull, int slot, int peer, const char *why)
+{
+	char		text[RP_ERROR_TEXT_SIZE];
+
+	pg_atomic_fetch_add_u64(&pull->node->stats.refused_batches, 1);
+	if (slot >= 0)
+		snprintf(text, sizeof(text), "refused a batch of origin \"%s\" from it: %s",
+				 pull->logs[slot].name, why);
+	else
+		snprintf(text, sizeof(text), "refused a batch from it: %s", why);
+	rp_peer_error(pull->node, peer, text);
+	if (slot >= 0)
+		penalise(pull, slot, peer);
+}
+
+/* An ERROR whose text begins with an origin, "<node id>.<epoch>:", is about that origin only. */
+bool
+rp_pull_refused(RpPull *pull, int peer, const char *text)
+{
+	char		id[P2P_ID_TEXT_SIZE];
+	P2pOrigin	origin;
+	int			slot;
+
+	strlcpy(id, text, sizeof(id));
+	if (strlen(text) < sizeof(id) || text[sizeof(id) - 1] != '.' ||
+		!p2p_id_from_text(id, &origin.id))
+		return false;
+	origin.epoch = (uint32) strtoul(text + sizeof(id), NULL, 10);
+	slot = rp_member_by_origin(pull->node, &origin);
+	if (slot <= RP_SELF || slot >= pull->nslots)
+		return false;
+	penalise(pull, slot, peer);
+	return true;
+}
+
+/* Make durable what was appended, then publish it. */
+void
+rp_pull_commit(RpPull *pull)
+{
+	bool		any = false;
+
+	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
+	{
+		PulledLog  *log = &pull->logs[slot];
+
+		if (log->writer == NULL || !log->dirty)
+			continue;
+		RP_CRASH_POINT("gossip_after_append");
+		rp_log_sync(log->writer);
+		log->dirty = false;
+		pg_atomic_fetch_add_u64(&pull->node->stats.log_syncs, 1);
+		RP_CRASH_POINT("gossip_after_sync");
+		publish(pull, slot);
+		any = true;
+	}
+	if (any)
+		announce(pull);
+}
+
+/*
+ * Close and open again the logs that a reader has marked: opening cuts them
+ * before the damage. What is published goes back with them; peers that have
+ * heard more only ask somebody else.
+ */
+void
+rp_pull_repair(RpPull *pull)
+{
+	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
+	{
+		PulledLog  *log = &pull->logs[slot];
+
+		if (log->writer == NULL || !rp_log_is_suspect(MyDatabaseId, &log->origin))
+			continue;
+		ereport(LOG,
+				(errmsg("change log of origin \"%s\" is damaged, and is checked as a whole",
+						log->name),
+				 errdetail("What is cut off is pulled from a peer again.")));
+		rp_log_close_writer(log->writer);
+		log->writer = NULL;
+		open_log(pull, slot);
+		pull->stale_us = rp_monotonic_us();
+		announce(pull);
+	}
+}

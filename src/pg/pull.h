@@ -1,0 +1,45 @@
+/*
+ * pull.h
+ *	  The logs of the other members: who is asked for which, and storing what
+ *	  comes. The gossip worker's alone.
+ */
+#ifndef RP_PULL_H
+#define RP_PULL_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+
+#include "members.h"
+
+typedef struct RpPull RpPull;
+
+/* Lives in a child of CurrentMemoryContext. me must outlive it. */
+RpPull	   *rp_pull_make(RpNode *node, const RpIdentity *me);
+/*
+ * Take over membership from shared memory: open the log of every other member,
+ * which recovers it, and publish what it holds. Cheap when nothing has changed.
+ */
+void		rp_pull_refresh(RpPull *pull);
+/* A member has said what it stores. */
+void		rp_pull_heard(RpPull *pull, int slot, const P2pVector *stored);
+/* Plan who is asked for what. reachable: by slot. */
+void		rp_pull_plan(RpPull *pull, const bool *reachable);
+/* Append the PULL that is due to the peer in slot; false: it has nothing that we want. */
+bool		rp_pull_request(RpPull *pull, int peer, StringInfo request);
+/*
+ * Take the bytes of a PULL_REPLY behind its kind: verify its batches and append
+ * those that come next to their logs, not yet durable. Returns how many; -1: the
+ * reply is malformed (error says how; in CurrentMemoryContext).
+ */
+int			rp_pull_receive(RpPull *pull, int peer, const void *bytes, size_t length, char **error);
+/* The peer has answered PULL with an ERROR about one origin: ask others for some time. False: it is about none. */
+bool		rp_pull_refused(RpPull *pull, int peer, const char *text);
+/* Make durable and publish what was received. */
+void		rp_pull_commit(RpPull *pull);
+/* Reopen logs that some reader has found damaged, so that they are cut and pulled again. */
+void		rp_pull_repair(RpPull *pull);
+/* Must the plan be made anew, although nothing was heard? (A penalty is over, a log was reopened.) */
+bool		rp_pull_plan_is_stale(const RpPull *pull);
+
+#endif							/* RP_PULL_H */

@@ -1,0 +1,369 @@
+/*
+ * serve.c
+ *	  Answers to GOSSIP and PULL.
+ *
+ * GOSSIP: take the states that the peer pushes, answer with our clock, our
+ * digest and what is newer here than in its digest.
+ *
+ * PULL: batches of the wanted origins, the same bytes as in the logs here, own
+ * log or not: so every member is a relay of every other. It waits until some
+ * wanted origin has more than the peer has (RpMember.stored_seq, which says
+ * what is durable), then takes one batch of each wanted log in turn, so that no
+ * origin's backlog starves another, until max_bytes are reached. Nothing new in
+ * wait_ms: an empty reply. What the peer needs is trimmed, or damaged on this
+ * disk: if nothing else can be sent, an ERROR (GONE, INTERNAL) whose text begins
+ * with the origin, "<node id>.<epoch>", so that the peer asks somebody else for it.
+ *
+ * While waiting the backend holds no snapshot and no lock but its virtual xid
+ * (exchange.c sees to that); it notices interrupts, a closed connection and the
+ * postmaster's death. Waking: the writer of a log broadcasts stored_cv.
+ *
+ * A reader per log stays open between requests, at the place where the last reply
+ * ended: reading on costs no look-up. Cancelling or an ERROR in between leaves a
+ * reader's place unknown at worst, and it is looked up anew.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "changelog.h"
+#include "link.h"
+#include "serve.h"
+#include "states.h"
+
+/*
+ * The server's own wait set of a client's connection: socket, latch,
+ * postmaster. Declared here because its header, libpq/libpq.h, drags in headers of
+ * Kerberos and OpenSSL that need not be installed.
+ */
+extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
+#define CLIENT_SOCKET_POSITION 0
+#define CLIENT_EVENTS 3
+
+/* A log that this backend reads for its peer. */
+typedef struct ServedLog
+{
+	P2pOrigin	origin;
+	RpLogReader *reader;
+	bool		placed;			/* it stands behind (seq, parts) */
+	uint64		seq;
+	uint32		parts;
+} ServedLog;
+
+/* What one request wants of one log. */
+typedef struct ServedWant
+{
+	const P2pPullWant *want;
+	int			slot;
+	ServedLog  *log;
+	uint64		stored_seq;		/* as published when reading began */
+	bool		done;
+} ServedWant;
+
+static MemoryContext serve_context = NULL;
+static ServedLog *served[RP_MAX_MEMBERS];
+static int	nserved = 0;
+
+static int	known_wants(RpNode *node, const P2pPull *pull, ServedWant *wants);
+static ServedLog *served_log(const P2pOrigin *origin);
+static void wait_for_news(RpNode *node, const ServedWant *wants, int n, uint32 wait_ms);
+static bool any_news(RpNode *node, const ServedWant *wants, int n);
+static bool wait_for_client(long timeout_ms);
+static void read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo reply);
+static P2pStatus read_one(RpNode *node, ServedWant *want, StringInfo reply);
+static bool stand_at(ServedWant *want);
+static void report_missing(const ServedWant *want, P2pStatus status, StringInfo reply);
+
+/* Append ERROR. */
+void
+rp_serve_error(StringInfo reply, P2pErrorCode code, const char *text)
+{
+	size_t		size = P2P_TEXT_SIZE + 16;
+	P2pWriter	w;
+
+	enlargeStringInfo(reply, (int) size);
+	p2p_writer_init(&w, reply->data + reply->len, size);
+	p2p_put_error(&w, code, text);
+	Assert(!w.overflow);
+	reply->len += (int) w.length;
+}
+
+/* Answer GOSSIP. */
+void
+rp_serve_gossip(RpNode *node, const P2pGossip *gossip, StringInfo reply)
+{
+	P2pGossip  *answer = palloc0(sizeof(P2pGossip));
+	bool		newer = false;
+
+	for (uint32 i = 0; i < gossip->nstates; i++)
+	{
+		if (rp_state_hear(node, &gossip->states[i]))
+			newer = true;
+	}
+	if (newer)
+		rp_worker_wake(node, RP_WORKER_GOSSIP);
+
+	rp_states_digest(node, answer);
+	rp_states_newer(node, gossip, answer);
+	answer->clock = GetCurrentTimestamp();
+	rp_states_write(reply, P2P_MSG_GOSSIP_REPLY, answer);
+}
+
+/* Answer PULL, waiting for something to say. */
+void
+rp_serve_pull(RpNode *node, P2pPull *pull, StringInfo reply)
+{
+	ServedWant *wants = palloc0(sizeof(ServedWant) * P2P_MAX_MEMBERS);
+	int			n = known_wants(node, pull, wants);
+
+	wait_for_news(node, wants, n, Min(pull->wait_ms, RP_PULL_MAX_WAIT_MS));
+	read_all(node, wants, n, Min(pull->max_bytes, RP_PULL_MAX_BYTES), reply);
+}
+
+/* Close all readers. */
+void
+rp_serve_end(void)
+{
+	if (serve_context != NULL)
+		MemoryContextDelete(serve_context);
+	serve_context = NULL;
+	nserved = 0;
+}
+
+/* Fill wants with those whose origin is a member (or was) here; returns how many. */
+static int
+known_wants(RpNode *node, const P2pPull *pull, ServedWant *wants)
+{
+	int			n = 0;
+
+	for (uint32 i = 0; i < pull->nwants; i++)
+	{
+		int			slot = rp_member_by_origin(node, &pull->wants[i].origin);
+		ServedLog  *log = slot >= 0 ? served_log(&pull->wants[i].origin) : NULL;
+
+		if (log == NULL)
+			continue;
+		wants[n].want = &pull->wants[i];
+		wants[n].slot = slot;
+		wants[n].log = log;
+		n++;
+	}
+	return n;
+}
+
+/* Return the reader kept for an origin, made if need be; NULL if there are too many. */
+static ServedLog *
+served_log(const P2pOrigin *origin)
+{
+	MemoryContext old;
+	ServedLog  *log;
+
+	for (int i = 0; i < nserved; i++)
+	{
+		if (p2p_origin_equal(&served[i]->origin, origin))
+			return served[i];
+	}
+	if (nserved == RP_MAX_MEMBERS)
+		return NULL;
+
+	if (serve_context == NULL)
+		serve_context = AllocSetContextCreate(TopMemoryContext, "replp2p serve",
+											  ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(serve_context);
+	log = palloc0(sizeof(ServedLog));
+	log->origin = *origin;
+	log->reader = rp_log_open_reader(MyDatabaseId, origin);
+	served[nserved++] = log;
+	MemoryContextSwitchTo(old);
+	return log;
+}
+
+/*
+ * Wait until one of the wants can be served, or wait_ms are over, or the client
+ * has gone. ConditionVariableTimedSleep with no time to sleep queues us again
+ * after a broadcast; its own wait would not notice the client.
+ */
+static void
+wait_for_news(RpNode *node, const ServedWant *wants, int n, uint32 wait_ms)
+{
+	int64		until = rp_monotonic_us() + (int64) wait_ms * 1000;
+
+	if (wait_ms == 0 || any_news(node, wants, n))
+		return;
+	ConditionVariablePrepareToSleep(&node->stored_cv);
+	while (!any_news(node, wants, n))
+	{
+		int64		left_us = until - rp_monotonic_us();
+
+		if (left_us <= 0 || !wait_for_client((long) ((left_us + 999) / 1000)))
+			break;
+		(void) ConditionVariableTimedSleep(&node->stored_cv, 0, PG_WAIT_EXTENSION);
+	}
+	ConditionVariableCancelSleep();
+}
+
+/* Is there, of any wanted origin, more than the peer has? */
+static bool
+any_news(RpNode *node, const ServedWant *wants, int n)
+{
+	bool		news = false;
+
+	SpinLockAcquire(&node->vector_lock);
+	for (int i = 0; i < n && !news; i++)
+		news = node->members[wants[i].slot].stored_seq > wants[i].want->after_seq;
+	SpinLockRelease(&node->vector_lock);
+	return news;
+}
+
+/* Wait for the latch (which stays set), at most timeout_ms; false: the client has closed the connection. */
+static bool
+wait_for_client(long timeout_ms)
+{
+	WaitEvent	events[CLIENT_EVENTS];
+	int			n;
+
+	if (!WaitEventSetCanReportClosed())
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout_ms,
+						 PG_WAIT_EXTENSION);
+		CHECK_FOR_INTERRUPTS();
+		return true;
+	}
+	/* All users of this set choose the socket's events anew. */
+	ModifyWaitEvent(FeBeWaitSet, CLIENT_SOCKET_POSITION, WL_SOCKET_CLOSED, NULL);
+	n = WaitEventSetWait(FeBeWaitSet, timeout_ms, events, lengthof(events), PG_WAIT_EXTENSION);
+	for (int i = 0; i < n; i++)
+	{
+		if (events[i].events & WL_SOCKET_CLOSED)
+			return false;
+		if (events[i].events & WL_POSTMASTER_DEATH)
+			ereport(FATAL,
+					(errcode(ERRCODE_ADMIN_SHUTDOWN),
+					 errmsg("terminating connection due to unexpected postmaster exit")));
+	}
+	CHECK_FOR_INTERRUPTS();
+	return true;
+}
+
+/* Append PULL_REPLY with what the wants get, in turn; or ERROR if one of them can't and none does. */
+static void
+read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo reply)
+{
+	int			start = reply->len;
+	bool		progress = true;
+	ServedWant *failed = NULL;
+	P2pStatus	failure = P2P_OK;
+
+	appendStringInfoChar(reply, (char) P2P_MSG_PULL_REPLY);
+	SpinLockAcquire(&node->vector_lock);
+	for (int i = 0; i < n; i++)
+		wants[i].stored_seq = node->members[wants[i].slot].stored_seq;
+	SpinLockRelease(&node->vector_lock);
+
+	while (progress)
+	{
+		progress = false;
+		for (int i = 0; i < n; i++)
+		{
+			P2pStatus	status;
+
+			if (wants[i].done)
+				continue;
+			/* At least one batch, however large; a reply stays far below P2P_MAX_MESSAGE. */
+			if (reply->len > start + 1 && reply->len - start >= (int) max_bytes)
+				return;
+			CHECK_FOR_INTERRUPTS();
+			status = read_one(node, &wants[i], reply);
+			if (status == P2P_OK)
+				progress = true;
+			else
+				wants[i].done = true;
+			if (status != P2P_OK && status != P2P_END)
+			{
+				failed = &wants[i];
+				failure = status;
+			}
+		}
+	}
+	if (failed != NULL && reply->len == start + 1)
+	{
+		reply->len = start;
+		report_missing(failed, failure, reply);
+	}
+}
+
+/*
+ * Append the next batch of a wanted log. P2P_END: there is none; P2P_REFUSED:
+ * trimmed; P2P_CORRUPT: the disk changed it.
+ */
+static P2pStatus
+read_one(RpNode *node, ServedWant *want, StringInfo reply)
+{
+	ServedLog  *log = want->log;
+	P2pBatch	batch;
+	P2pBlock	bytes;
+	P2pStatus	status;
+	P2pWriter	w;
+
+	if (want->stored_seq <= want->want->after_seq)
+		return P2P_END;
+	if (!stand_at(want))
+		return P2P_REFUSED;
+	log->placed = false;		/* also if reading raises an ERROR */
+	status = rp_log_read(log->reader, want->stored_seq, &bytes, &batch);
+	if (status == P2P_CORRUPT)
+		rp_worker_wake(node, RP_WORKER_GOSSIP); /* it repairs what is not our own */
+	if (status != P2P_OK)
+	{
+		log->placed = status == P2P_END;
+		return status;
+	}
+	log->placed = true;
+	log->seq = batch.span.final ? batch.span.last_seq : batch.span.first_seq - 1;
+	log->parts = batch.span.final ? 0 : batch.span.part + 1;
+
+	enlargeStringInfo(reply, (int) bytes.length + 10);
+	p2p_writer_init(&w, reply->data + reply->len, bytes.length + 10);
+	p2p_put_block(&w, bytes.bytes, bytes.length);
+	Assert(!w.overflow);
+	reply->len += (int) w.length;
+	return P2P_OK;
+}
+
+/* Have the reader stand where the peer's log ends, or where the last batch of this reply did; false: trimmed. */
+static bool
+stand_at(ServedWant *want)
+{
+	ServedLog  *log = want->log;
+	const P2pPullWant *w = want->want;
+	bool		reading_on = log->seq > w->after_seq ||
+		(log->seq == w->after_seq && log->parts >= w->parts);
+
+	if (!log->placed || w->from_start || !reading_on)
+	{
+		log->placed = rp_log_seek(log->reader, w->after_seq, w->parts, w->from_start);
+		log->seq = w->after_seq;
+		log->parts = w->parts;
+	}
+	return log->placed;
+}
+
+/* Append an ERROR that names the origin whose batches can't be had here. */
+static void
+report_missing(const ServedWant *want, P2pStatus status, StringInfo reply)
+{
+	const P2pOrigin *origin = &want->want->origin;
+	char		id[P2P_ID_TEXT_SIZE];
+	char		text[P2P_TEXT_SIZE];
+
+	p2p_id_to_text(&origin->id, id);
+	snprintf(text, sizeof(text), "%s.%u: transactions after " UINT64_FORMAT " are %s",
+			 id, origin->epoch, want->want->after_seq,
+			 status == P2P_REFUSED ? "no longer kept here" : "damaged on this disk");
+	rp_serve_error(reply, status == P2P_REFUSED ? P2P_ERROR_GONE : P2P_ERROR_INTERNAL, text);
+}
