@@ -37,64 +37,71 @@ foreach my $name ('berlin', 'lisbon')
 }
 $cluster{berlin}->safe_psql('app', 'CREATE TABLE guest (id int PRIMARY KEY, name text)');
 
-# Where a statement belongs. What is not named here is run on both nodes.
+# Where a statement belongs; the first that fits. What fits none is run on both nodes.
 my @places = (
 	[ qr/create_group|create_invite|current_token/ => 'berlin' ],
 	[ qr/join_group|wait_for_token|leave_group/ => 'lisbon' ],
 	[ qr/'lisbon'/ => 'berlin' ]);
-my %remembered;    # what a statement gave that a later one needs
-my $joined = 0;
+my %remembered;    # what a function gave that a later statement needs
 
-foreach my $sql (statements($guide))
+foreach my $example (examples($guide))
 {
-	my ($place) = map { $_->[1] } grep { $sql =~ $_->[0] } @places;
-	# before there is a second node, it can only be the first that waits
-	$place //= $joined ? 'lisbon' : 'berlin' if $sql =~ /wait_for_ready/;
-	run_statement($_, $sql) foreach $place // sort keys %cluster;
-	$joined ||= $sql =~ /join_group/;
+	my $at;
+	my @part;
 
-	# read your own writes, as the text promises
-	if ($sql =~ /join_group/)
+	# neighbours of one place go into one session, as a reader would paste them
+	foreach my $sql (@$example)
 	{
-		$cluster{lisbon}->poll_query_until('app', "SELECT count(*) > 0 FROM replp2p.stat_members WHERE self");
+		my ($place) = map { $_->[1] } grep { $sql =~ $_->[0] } @places;
+		$place = $at // 'both' if !defined $place || $sql =~ /wait_for_ready/;
+		if (@part && $place ne $at)
+		{
+			run_statements($at, @part);
+			@part = ();
+		}
+		$at = $place;
+		push @part, $sql;
 	}
-	elsif ($sql =~ /wait_for_token/)
-	{
-		is($cluster{lisbon}->safe_psql('app', 'SELECT name FROM guest'), 'Ana', 'a token brings the row');
-	}
+	run_statements($at, @part);
 }
+is($cluster{lisbon}->safe_psql('app', 'SELECT name FROM guest'), 'Ana', 'a token brings the row');
 $cluster{berlin}->poll_query_until('app',
-	"SELECT state = 'left' FROM replp2p.stat_members WHERE node_name = 'lisbon'");
-pass('lisbon has left');
+	"SELECT state = 'left' FROM replp2p.stat_members WHERE node_name = 'lisbon'")
+	or die 'lisbon does not leave';
 
-# All statements of the guide: of its ```sql blocks, and those in running text.
-sub statements
+# The examples of the guide: its ```sql blocks, and each statement in running
+# text. An example is an array of statements.
+sub examples
 {
 	my ($text) = @_;
 	my @found;
 	while ($text =~ /^```sql\n(.*?)^```$|`(SELECT [^`]*)`/msg)
 	{
-		my $block = $1 // "$2;";
-		$block =~ s/--[^\n]*//g;
-		push @found, grep { /\S/ } map { s/^\s+|\s+$//gr } split /;/, $block;
+		(my $block = $1 // $2) =~ s/--[^\n]*//g;
+		push @found, [ map { s/^\s+|\s+$//gr } grep { /\S/ } split /;/, $block ];
 	}
 	return @found;
 }
 
-# Run one statement on a node, with what a reader would put in; remember what it gives.
-sub run_statement
+# Run statements in one session of a node (or of each), with what a reader would put in.
+sub run_statements
 {
-	my ($name, $sql) = @_;
-	my $port = sub { 'host=127.0.0.1 port=' . $cluster{ $_[0] }->port };
-	(my $own = $sql) =~ s/host=(\w+)\.example/$port->($1)/ge;
+	my ($at, @statements) = @_;
+	my $reach = sub { 'host=127.0.0.1 port=' . $cluster{ $_[0] }->port };
+	my $text = join ";\n", @statements;
+
+	$cluster{berlin}->safe_psql('app', "INSERT INTO guest VALUES (1, 'Ana')") if $text =~ /current_token/;
+	(my $own = $text) =~ s/host=(\w+)\.example/$reach->($1)/ge;
 	$own =~ s/'replp2p1:\.\.\.'/'$remembered{create_invite}'/;
 	$own =~ s/'t1:\.\.\.'/'$remembered{current_token}'/;
-	$cluster{berlin}->safe_psql('app', "INSERT INTO guest VALUES (1, 'Ana')") if $sql =~ /current_token/;
-
-	my ($out, $err) = ('', '');
-	my $status = $cluster{$name}->psql('app', $own, stdout => \$out, stderr => \$err, on_error_stop => 1);
-	is($status, 0, "on $name: $sql") or diag($err);
-	$remembered{$1} = $out if $sql =~ /replp2p\.(\w+)\(/ && $status == 0;
+	foreach my $name ($at eq 'both' ? sort keys %cluster : $at)
+	{
+		my ($out, $err) = ('', '');
+		my $status = $cluster{$name}->psql('app', $own, stdout => \$out, stderr => \$err, on_error_stop => 1);
+		# the next ones need what this one does
+		is($status, 0, "on $name: " . $text =~ s/\n/ /gr) or die $err;
+		$remembered{$1} = (split /\n/, $out)[-1] if $statements[-1] =~ /replp2p\.(\w+)\(/;
+	}
 }
 
 #
@@ -118,14 +125,16 @@ my ($functions, $views, $settings) = $reference =~ /^### Functions$(.*)^### View
 # name(arguments), defaults left out
 my @functions = map { s/ DEFAULT [^,)]*//gr } $functions =~ /`(\w+\([^`]*?\))(?: → [^`]*)?`/g;
 my @there = split /\n/, $node->safe_psql('app', <<'SQL');
-SELECT proname || '(' || pg_get_function_identity_arguments(oid) || ')'
+SELECT proname || '(' || coalesce((
+	SELECT string_agg(CASE m WHEN 'b' THEN 'INOUT ' ELSE '' END || n || ' ' || format_type(t, NULL), ', ' ORDER BY i)
+	FROM unnest(proargnames, proargmodes, coalesce(proallargtypes, proargtypes::oid[])) WITH ORDINALITY u (n, m, t, i)
+	WHERE m IS DISTINCT FROM 'o'), '') || ')'
 FROM pg_proc WHERE pronamespace = 'replp2p'::regnamespace
 SQL
-# of functions that are not for users only the names are told
-my %short = map { $_ => 1 } grep { /\(\)$/ } @functions;
+# not for users
 my $internal = qr/^(?:get_stat_|export_snapshot|node_fingerprint|check_prerequisites|refuse_rewrite)/;
 my %result = $functions =~ /`(\w+)\([^`]*?\) → ([^`]*)`/g;
-same_lists([ map { $_ =~ $internal ? s/\(.*/()/r : s/, OUT .*\)|OUT .*\)/)/r } @there ], \@functions, 'functions');
+same_lists(\@there, \@functions, 'functions');
 
 # results
 my %returns = map { split /\|/ } split /\n/, $node->safe_psql('app', <<'SQL');

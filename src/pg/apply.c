@@ -156,13 +156,22 @@ wake_by(TimestampTz at)
 		wake_at = at;
 }
 
-/* Take up members that are new, and pauses, acceptances. */
+/*
+ * Take up members that are new, and pauses and acceptances: those that have
+ * committed count for the very next transaction, whether or not gossip has loaded them.
+ */
 static void
 members_refresh(void)
 {
 	uint64		generation;
 	int			nmembers;
 
+	if (pg_atomic_read_u64(&node->wanted_generation) > node->loaded_generation)
+	{
+		StartTransactionCommand();
+		(void) rp_members_load(node);
+		CommitTransactionCommand();
+	}
 	LWLockAcquire(&node->lock, LW_SHARED);
 	generation = node->loaded_generation;
 	nmembers = node->nmembers;
@@ -263,6 +272,7 @@ turn(int slot)
 	{
 		done++;
 		rp_worker_check(node, RP_WORKER_APPLY);
+		members_refresh();
 	}
 	return done > 0;
 }

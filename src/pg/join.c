@@ -456,6 +456,7 @@ snapshot_take(RpJoin *join)
 		{
 			strlcpy(join->snapshot, rp_join_value(rows, 0, 0), sizeof(join->snapshot));
 			vector_read(join, rp_join_value(rows, 0, 1));
+			elog(DEBUG1, "replp2p: snapshot %s of attempt %d", join->snapshot, i + 1);
 			return;
 		}
 		rp_join_run(join, "ROLLBACK");

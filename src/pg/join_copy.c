@@ -159,12 +159,14 @@ name_is_ours(Node *object)
 	return list_length(name) > 1 && strcmp(strVal(linitial(name)), RP_SCHEMA) == 0;
 }
 
-/* Does a statement give or take rights on an object of our extension? */
+/* Does a statement make our extension, or give or take rights on an object of it? */
 static bool
 statement_is_local(Node *statement)
 {
 	GrantStmt  *grant = (GrantStmt *) statement;
 
+	if (IsA(statement, CreateExtensionStmt))
+		return strcmp(((CreateExtensionStmt *) statement)->extname, RP_SCHEMA) == 0;
 	if (!IsA(statement, GrantStmt) || grant->targtype != ACL_TARGET_OBJECT ||
 		grant->objects == NIL)
 		return false;
@@ -464,8 +466,8 @@ table_exclude(const CopyTable *table)
 	};
 
 	rp_catalog_open(&catalog);
-	rp_catalog_run("INSERT INTO replp2p.excluded_tables VALUES ($1::pg_catalog.regclass)"
-				   " ON CONFLICT DO NOTHING", SPI_OK_INSERT, args, lengthof(args));
+	rp_catalog_run("INSERT INTO replp2p.excluded_tables VALUES ($1::pg_catalog.regclass)",
+				   SPI_OK_INSERT, args, lengthof(args));
 	rp_catalog_close(&catalog);
 }
 

@@ -9,7 +9,7 @@
  * has had a proper answer: that is what "reachable" means to the plan.
  *
  *	  control:  open -> GOSSIP -> reply: heard -> ... -> fails: not heard
- *	  poll:     open -> (heard, and the plan wants something) PULL -> reply -> PULL ...
+ *	  poll:     (heard) open -> (the plan wants something) PULL -> reply -> PULL ...
  *
  * Links are made for every admitted member but this node, unless its link is
  * cut by replp2p.unreachable_peers, and closed when that ends. What a peer sends
@@ -71,6 +71,7 @@ static bool wanted_link(RpNode *node, int slot, Peer *wanted);
 static void open_peer(RpPeers *peers, int slot, const Peer *wanted);
 static void close_peer(RpPeers *peers, int slot);
 static RpLink *make_link(RpPeers *peers, const Peer *peer);
+static bool poll_is_wanted(const Peer *peer);
 static long next_timeout(RpPeers *peers, long timeout_ms);
 static void step_control(RpPeers *peers, int slot, bool ready);
 static void step_poll(RpPeers *peers, int slot, bool ready);
@@ -216,8 +217,16 @@ rp_peers_wait(RpPeers *peers, long timeout_ms)
 		if (!peer->linked)
 			continue;
 		step_control(peers, slot, rp_linkset_ready(peers->set, peer->control_number));
-		step_poll(peers, slot, rp_linkset_ready(peers->set, peer->poll_number));
+		if (poll_is_wanted(peer))
+			step_poll(peers, slot, rp_linkset_ready(peers->set, peer->poll_number));
 	}
+}
+
+/* Is there anything to do on the poll link? It connects when the peer has been heard. */
+static bool
+poll_is_wanted(const Peer *peer)
+{
+	return peer->heard || peer->poll->state != RP_LINK_IDLE;
 }
 
 /* Return how long nothing needs to be done, at most timeout_ms. */
@@ -236,7 +245,7 @@ next_timeout(RpPeers *peers, long timeout_ms)
 		if (!peer->linked)
 			continue;
 		control_ms = rp_link_timeout(peer->control, now);
-		poll_ms = rp_link_timeout(peer->poll, now);
+		poll_ms = poll_is_wanted(peer) ? rp_link_timeout(peer->poll, now) : -1;
 		if (control_ms >= 0)
 			until = Min(until, now + control_ms * 1000);
 		if (poll_ms >= 0)
@@ -451,6 +460,9 @@ rp_peers_talk(RpPeers *peers, bool states_changed)
 
 		if (!peer->linked)
 			continue;
+		/* Unused, it would only keep the peer's server from a smart shutdown. */
+		if (!peer->heard && peer->poll->state == RP_LINK_READY)
+			rp_link_fail(peer->poll, "no contact");
 		if (states_changed && peer->heard && peer->push_due_us == 0 &&
 			rp_states_any_newer(peers->node, peer->theirs))
 			peer->push_due_us = now + PUSH_DELAY_US;
