@@ -12,6 +12,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 our $DB = 'postgres';
 
@@ -51,18 +52,19 @@ CONF
 # The dsn by which peers reach a cluster.
 sub dsn
 {
-	my ($node, $db) = @_;
+	my ($node, $db, $role) = @_;
 	$db //= $DB;
-	return sprintf("host=127.0.0.1 port=%d dbname=%s user=%s",
-		$node->port, $db, scalar getpwuid($<));
+	$role //= getpwuid($<);
+	return sprintf("host=127.0.0.1 port=%d dbname=%s user=%s", $node->port, $db, $role);
 }
 
 # Clusters of these names in one group, ready. Options as for cluster(), and
-# schema (SQL run on the first before the others join), options => { name => {...} }.
+# schema (SQL run on the first before the others join), options => { name => {...} },
+# peer_role (a role that may do nothing but call exchange(): peers connect as it).
 sub group
 {
 	my ($class, $names, %opt) = @_;
-	my $self = bless { names => [], nodes => {} }, $class;
+	my $self = bless { names => [], nodes => {}, peer_role => delete $opt{peer_role} }, $class;
 	my $per_node = delete $opt{options} || {};
 	my $schema = delete $opt{schema};
 
@@ -70,10 +72,12 @@ sub group
 	{
 		my $node = $class->cluster($name, %opt, %{ $per_node->{$name} || {} });
 		$self->{nodes}{$name} = $node;
+		$self->make_peer_role($node);
 		if (!@{ $self->{names} })
 		{
 			$node->safe_psql($DB, $schema) if $schema;
-			$node->safe_psql($DB, sprintf("SELECT replp2p.create_group('%s', '%s')", $name, dsn($node)));
+			$node->safe_psql($DB,
+				sprintf("SELECT replp2p.create_group('%s', '%s')", $name, $self->dsn_of($name)));
 			$self->ready($name);
 			push @{ $self->{names} }, $name;
 		}
@@ -92,9 +96,24 @@ sub join
 	my $node = $self->{nodes}{$name};
 	my $invite = $self->{nodes}{$sponsor}->safe_psql($DB, 'SELECT replp2p.create_invite()');
 	$node->safe_psql($DB,
-		sprintf("SELECT replp2p.join_group('%s', '%s', '%s')", $name, dsn($node), $invite));
+		sprintf("SELECT replp2p.join_group('%s', '%s', '%s')", $name, $self->dsn_of($name), $invite));
 	$self->ready($name);
 	push @{ $self->{names} }, $name;
+}
+
+sub make_peer_role
+{
+	my ($self, $node) = @_;
+	my $role = $self->{peer_role} or return;
+	$node->safe_psql($DB,
+		"CREATE ROLE $role LOGIN; GRANT EXECUTE ON PROCEDURE replp2p.exchange(bytea) TO $role");
+}
+
+# The dsn by which the others reach a node.
+sub dsn_of
+{
+	my ($self, $name) = @_;
+	return dsn($self->{nodes}{$name}, $DB, $self->{peer_role});
 }
 
 sub add_cluster
@@ -161,11 +180,128 @@ sub same
 	return !@different;
 }
 
+# A line of its own in the test's output, also inside a subtest.
+sub figure { _say("figure @_") }
+sub seed { _say("seed @_") }
+
+sub _say
+{
+	my ($line) = @_;
+	print { Test::More->builder->output } "# $line\n";
+}
+
 # Wait for a query to give true (or the expected text) on a node.
 sub eventually
 {
 	my ($self, $name, $query, $expected) = @_;
 	return $self->node($name)->poll_query_until($DB, $query, $expected // 't');
+}
+
+# Wait until a Perl condition holds, as poll_query_until does for a query; returns whether it came to hold.
+sub wait_until
+{
+	my ($self, $condition) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+
+	until ($condition->())
+	{
+		return 0 if time > $deadline;
+		usleep(50_000);
+	}
+	return 1;
+}
+
+# Wait until a node that has just (re)started answers and captures.
+sub up
+{
+	my ($self, $name) = @_;
+	return $self->eventually($name, 'SELECT ready FROM replp2p.stat_capture');
+}
+
+# Is no process of this id alive? One that only waits to be reaped is not.
+sub is_gone
+{
+	my ($self, $pid) = @_;
+	open(my $stat, '<', "/proc/$pid/stat") or return 1;
+	my $line = <$stat> // return 1;
+	return $line =~ /\) [ZX] [^)]*$/ ? 1 : 0;
+}
+
+# Kill the postmaster of a node, and wait until it and all its processes have gone.
+sub kill_postmaster
+{
+	my ($self, $name) = @_;
+	my $node = $self->node($name);
+	my $postmaster = $node->{_pid};
+	my @pids = split /\n/, $self->sql($name, 'SELECT pid FROM pg_stat_activity');
+
+	$node->kill9;
+	return $self->wait_until(sub { !kill(0, $postmaster) && !grep { !$self->is_gone($_) } @pids });
+}
+
+# Process id of a worker: launcher, capture, gossip, apply; or exchange, a backend that serves a peer.
+sub pid
+{
+	my ($self, $name, $kind) = @_;
+	my $query = "SELECT min(pid) FROM pg_stat_activity WHERE " .
+		($kind eq 'exchange' ? "backend_type = 'client backend' AND query ~* '^call replp2p.exchange'"
+		: "backend_type = 'replp2p $kind'");
+
+	$self->eventually($name, "SELECT ($query) IS NOT NULL");
+	return $self->sql($name, $query);
+}
+
+# Set (undef: reset) a reloadable setting on a node.
+sub set
+{
+	my ($self, $name, $setting, $value) = @_;
+	my $sql = defined $value ? "SET $setting = '$value'" : "RESET $setting";
+
+	$self->node($name)->safe_psql($DB, "ALTER SYSTEM $sql");
+	$self->node($name)->safe_psql($DB, 'SELECT pg_reload_conf()');
+}
+
+# Options of a cluster whose clock is what set_clock() says of the same name: libfaketime in
+# its server, and no checkpoint that a step of the clock would bring.
+sub faked_clock
+{
+	my ($class, $name) = @_;
+	my ($library) = glob '/usr/lib/*/faketime/libfaketime.so.1';
+
+	BAIL_OUT('libfaketime is missing: Debian package faketime') unless $library;
+	$class->set_clock($name, 0);
+	return (
+		conf => "checkpoint_timeout = '1d'\n",
+		env => {
+			LD_PRELOAD => $library,
+			FAKETIME_TIMESTAMP_FILE => clock_file($name),
+			FAKETIME_NO_CACHE => 1,
+			FAKETIME_DONT_FAKE_MONOTONIC => 1,
+			DONT_FAKE_MONOTONIC => 1,
+			NO_FAKE_STAT => 1,
+		});
+}
+
+sub clock_file { return "$PostgreSQL::Test::Utils::tmp_check/clock_$_[0]" }
+
+# Set a faked clock this many seconds off the real one, between two looks at it.
+sub set_clock
+{
+	my ($class, $name, $seconds) = @_;
+	my $file = clock_file($name);
+
+	PostgreSQL::Test::Utils::append_to_file("$file.new", sprintf("%+f\n", $seconds));
+	rename("$file.new", $file) or die "could not rename $file.new: $!";
+}
+
+# Folder of the change log that a node keeps of an origin.
+sub log_folder
+{
+	my ($self, $name, $origin) = @_;
+	my ($id, $epoch) = split /\|/, $self->sql($name,
+		"SELECT node_id, epoch FROM replp2p.stat_members WHERE node_name = '$origin'");
+	my $db = $self->sql($name, "SELECT oid FROM pg_database WHERE datname = '$DB'");
+	return $self->node($name)->data_dir . "/replp2p/$db/log/$id.$epoch";
 }
 
 sub stop

@@ -213,6 +213,11 @@ stamp_give(RpNode *node, TimestampTz commit_time)
 
 	SpinLockAcquire(&node->vector_lock);
 	stamp = p2p_stamp_next(commit_time, node->last_stamp, node->floor);
+#ifdef RP_CRASH_POINTS
+	/* Only for the test that must be seen to lose writes without the rule above. */
+	if (rp_raw_stamps)
+		stamp = commit_time;
+#endif
 	node->last_stamp = stamp;
 	SpinLockRelease(&node->vector_lock);
 	return stamp;

@@ -278,6 +278,8 @@ take_frame(RpNode *node, const uint8 *bytes, size_t length)
 	StringInfoData reply;
 	P2pStatus	status = p2p_session_unseal(&session, bytes, length, plain, &plain_length);
 
+	if (status == P2P_REFUSED)
+		return refuse_message(node, "no session stands");
 	if (status == P2P_OK && plain_length == 0)
 		status = P2P_TORN;
 	if (status != P2P_OK)

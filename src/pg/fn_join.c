@@ -28,6 +28,7 @@
 #include "p2p_token.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "dsn.h"
 #include "identity.h"
 #include "members.h"
@@ -166,7 +167,7 @@ sponsor_ask(const RpIdentity *me, const P2pInvite *invite, const char *name, con
 	memcpy(join.secret, invite->secret, sizeof(join.secret));
 	strlcpy(join.name, name, sizeof(join.name));
 	strlcpy(join.dsn, dsn, sizeof(join.dsn));
-	join.server_version = PG_VERSION_NUM;
+	join.server_version = RP_SERVER_VERSION;
 	strlcpy(join.encoding, GetDatabaseEncodingName(), sizeof(join.encoding));
 	p2p_writer_init(&w, request, sizeof(request));
 	p2p_put_join(&w, P2P_MSG_JOIN_CHECK, &join);

@@ -38,6 +38,7 @@
 #include "p2p_message.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "identity.h"
 #include "join_internal.h"
 #include "settings.h"
@@ -94,7 +95,6 @@ try_failed(RpNode *node)
 	strlcpy(node->join.last_error, shown, sizeof(node->join.last_error));
 	node->join.waits_for[0] = '\0';
 	LWLockRelease(&node->lock);
-	rp_worker_error(node, RP_WORKER_JOIN, shown);
 	if (news)
 		EmitErrorReport();
 	FlushErrorState();
@@ -309,7 +309,7 @@ request_write(const RpJoin *join, P2pMessageKind kind, P2pWriter *w)
 		return false;
 	strlcpy(message.name, join->name, sizeof(message.name));
 	strlcpy(message.dsn, join->dsn, sizeof(message.dsn));
-	message.server_version = PG_VERSION_NUM;
+	message.server_version = RP_SERVER_VERSION;
 	strlcpy(message.encoding, GetDatabaseEncodingName(), sizeof(message.encoding));
 	p2p_put_join(w, kind, &message);
 	p2p_wipe(&message, sizeof(message));
@@ -635,14 +635,15 @@ step_catch_up(RpNode *node)
 	if (!returned && !loan_return(join))
 		ereport(LOG,
 				(errmsg("the sponsor could not be told that the copy is complete"),
-				 errdetail("Its role for peers keeps pg_read_all_data until an invite is made there a day from now.")));
+				 errdetail("Its role for peers keeps pg_read_all_data for about a day.")));
 	rp_join_secret_remove(node->dboid);
-	rp_node_set_status(node, RP_NODE_ACTIVE);
-	MemoryContextSwitchTo(join->memory);
-	members_reload(node);
 	LWLockAcquire(&node->lock, LW_EXCLUSIVE);
 	node->join.last_error[0] = '\0';
 	LWLockRelease(&node->lock);
+	/* before the status: whoever has waited for that looks at this next */
 	rp_join_phase(node, "ready", NULL);
+	rp_node_set_status(node, RP_NODE_ACTIVE);
+	MemoryContextSwitchTo(join->memory);
+	members_reload(node);
 	ereport(LOG, (errmsg("the join is complete: node \"%s\" is active", join->name)));
 }

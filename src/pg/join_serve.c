@@ -19,7 +19,7 @@
  * pg_read_all_data for the time of the copy, if it wasn't one before;
  * invites.granted_to remembers that. Two joins may lean on the same loan: the
  * last one that ends returns it. What a joiner that died never gave back is
- * taken back by the next create_invite after a day.
+ * taken back by rp_join_loans_sweep after a day.
  *
  * Order of JOIN: all is written in one transaction; after its commit capture
  * has to pass the admission, and shared memory to know the member, before the
@@ -42,6 +42,7 @@
 
 #include "barrier.h"
 #include "catalog.h"
+#include "compat.h"
 #include "dsn.h"
 #include "identity.h"
 #include "join_serve.h"
@@ -195,7 +196,7 @@ request_judge(Request *request)
 		return refusal;
 	if (pg_char_to_encoding(join->encoding) != GetDatabaseEncoding())
 		return (Refusal) {P2P_ERROR_INCOMPATIBLE, "the databases have different encodings"};
-	if (join->server_version / 10000 < PG_VERSION_NUM / 10000)
+	if (RP_MAJOR_OF(join->server_version) < RP_MAJOR_OF(RP_SERVER_VERSION))
 		return (Refusal) {P2P_ERROR_INCOMPATIBLE, "the joiner's server is older than the sponsor's"};
 	if (name_is_taken(request))
 		return (Refusal) {P2P_ERROR_NAME_TAKEN, "another member has this name"};

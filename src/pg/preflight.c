@@ -29,6 +29,7 @@
 
 #include "catalog.h"
 #include "changelog.h"
+#include "compat.h"
 #include "dsn.h"
 #include "rowbuilder.h"
 #include "settings.h"
@@ -423,10 +424,10 @@ check_dsn(Preflight *p)
 	if (probe.fault != RP_DSN_FINE)
 		finding(p, CRITICAL_STATUS, rp_dsn_fault_hint(probe.fault), "the dsn %s%s%s",
 				rp_dsn_fault_text(probe.fault), probe.detail[0] != '\0' ? ": " : "", probe.detail);
-	if (probe.server_version != 0 && probe.server_version / 10000 != PG_VERSION_NUM / 10000)
+	if (probe.server_version != 0 && RP_MAJOR_OF(probe.server_version) != RP_MAJOR_OF(RP_SERVER_VERSION))
 		finding(p, CRITICAL_STATUS, "Use servers of the same major version.",
 				"it leads to a server of version %d, this one is of version %d",
-				probe.server_version / 10000, PG_VERSION_NUM / 10000);
+				RP_MAJOR_OF(probe.server_version), RP_MAJOR_OF(RP_SERVER_VERSION));
 	if (probe.encoding[0] != '\0' && strcmp(probe.encoding, GetDatabaseEncodingName()) != 0)
 		finding(p, CRITICAL_STATUS, "Create the joining database with the encoding of the group.",
 				"it leads to a database of encoding %s, this one has %s",

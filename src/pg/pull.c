@@ -386,8 +386,13 @@ take_batch(RpPull *pull, int peer, const P2pBlock *bytes, int *taken, char **err
 		case P2P_ARRIVAL_DUPLICATE:
 			return true;
 		case P2P_ARRIVAL_GAP:
-			why = "it is not the next one";
-			break;
+			/*
+			 * Honest: two peers were asked to begin an empty log, and keep
+			 * different lengths of it. Ask another one first.
+			 */
+			penalise(pull, slot, peer);
+			log->skip = true;
+			return true;
 		case P2P_ARRIVAL_NEXT:
 			why = judge_batch(pull, log, &batch, bytes);
 			break;

@@ -335,7 +335,10 @@ read_one(RpNode *node, ServedWant *want, StringInfo reply)
 	return P2P_OK;
 }
 
-/* Have the reader stand where the peer's log ends, or where the last batch of this reply did; false: trimmed. */
+/*
+ * Have the reader stand where the peer's log ends, or where the last batch of
+ * this reply did; false: trimmed.
+ */
 static bool
 stand_at(ServedWant *want)
 {

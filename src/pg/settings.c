@@ -29,6 +29,7 @@ int			rp_connect_timeout_s = 5;
 int			rp_dead_after_s = 10;
 char	   *rp_unreachable_peers = NULL;
 char	   *rp_crash_point = NULL;
+bool		rp_raw_stamps = false;
 
 #define RP_MAX_DATABASES_LIMIT 256
 
@@ -103,6 +104,10 @@ rp_settings_define(void)
 							   "Place in the code where the next process dies, for tests.",
 							   NULL, &rp_crash_point, "", PGC_SIGHUP, GUC_NOT_IN_SAMPLE,
 							   NULL, NULL, NULL);
+	DefineCustomBoolVariable("replp2p.raw_stamps",
+							 "Takes raw commit times as stamps, for a test that must see writes lost.",
+							 NULL, &rp_raw_stamps, false, PGC_SIGHUP, GUC_NOT_IN_SAMPLE,
+							 NULL, NULL, NULL);
 #endif
 	if (!process_shared_preload_libraries_in_progress)
 		return;

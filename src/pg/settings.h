@@ -22,6 +22,7 @@ extern int	rp_connect_timeout_s;		/* sighup; default 5 */
 extern int	rp_dead_after_s;			/* sighup; a member unheard of for so long is unreachable, default 10 */
 extern char *rp_unreachable_peers;		/* sighup; comma-separated names: drill, link cut both ways */
 extern char *rp_crash_point;			/* only with RP_CRASH_POINTS: see crashpoint.h */
+extern bool rp_raw_stamps;				/* only with RP_CRASH_POINTS: stamps that diverge */
 
 /* Define them all; called by _PG_init. */
 void		rp_settings_define(void);
