@@ -4,10 +4,11 @@
 #   make demo, make demo-stop                             three clusters at work
 #   make check                                            every test
 #   make lint                                             what must stay true of the sources
+#   make bench                                            figures beside built-in logical replication
 #
-# demo, check and lint work on a bare Debian: they install what is missing.
+# All but the first line work on a bare Debian: they install what is missing.
 
-OURS = check demo demo-stop lint deps unit
+OURS = check demo demo-stop lint deps unit bench
 ASKED = $(filter $(OURS),$(MAKECMDGOALS))
 
 ifneq ($(ASKED),)
@@ -28,6 +29,9 @@ lint: deps
 
 demo: deps
 	@contrib/demo/demo
+
+bench: deps
+	@contrib/bench/run
 
 demo-stop:
 	@contrib/demo/demo --stop

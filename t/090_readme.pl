@@ -170,9 +170,10 @@ sub in_unit
 
 my %defaults = $settings =~ /^\| `(replp2p\.\w+)` \| ([^|]+) \|/mg;
 my @restart = $settings =~ /^\| `(replp2p\.\w+)` .*\(restart\) \|$/mg;
+# without those that are built for tests only
 my @rows = map { [ split /\|/, $_, -1 ] } split /\n/, $node->safe_psql('app', <<'SQL');
 SELECT name, boot_val, unit, context FROM pg_settings
-WHERE name LIKE 'replp2p.%' AND name <> 'replp2p.crash_point'
+WHERE name LIKE 'replp2p.%' AND name NOT IN ('replp2p.crash_point', 'replp2p.raw_stamps')
 SQL
 same_lists([ map { $_->[0] } @rows ], [ keys %defaults ], 'settings');
 foreach my $row (@rows)

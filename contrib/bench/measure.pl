@@ -172,6 +172,8 @@ sub native_make
 		pgbench_tables($receiver, 'dtp');
 		sql($receiver, sprintf("CREATE SUBSCRIPTION from_a_to_%s CONNECTION '%s' PUBLICATION everything",
 			$receiver->{name}, dsn($origin)));
+		# a copy that is interrupted by a stop is not always taken up again
+		poll($receiver, "SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel");
 	}
 }
 

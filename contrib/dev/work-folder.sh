@@ -39,7 +39,7 @@ sources_list()
 as_run_user()
 {
 	local work=$1 name
-	local -a clean=(env HOME="$work" TMPDIR="$work" LC_ALL=C)
+	local -a clean=(env)
 	shift
 	for name in $(compgen -e); do
 		case $name in
@@ -47,6 +47,7 @@ as_run_user()
 			PG* | MAKEFLAGS | MFLAGS | MAKELEVEL | MAKEOVERRIDES) clean+=(-u "$name") ;;
 		esac
 	done
+	clean+=(HOME="$work" TMPDIR="$work" LC_ALL=C)
 	if [ "$(id -u)" = 0 ]; then
 		(cd "$work" && exec runuser -u "$run_user" -- "${clean[@]}" "$@")
 	else

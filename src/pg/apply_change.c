@@ -42,6 +42,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/datum.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -64,6 +65,7 @@ static bool change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 						TupleTableSlot *key);
 static void store_build(RpOpenRelation *open, TupleTableSlot *base);
 static bool row_insert(RpOpenRelation *open);
+static void deferred_refuse(RpOpenRelation *open, List *unchecked);
 static void row_update(RpOpenRelation *open);
 static void row_delete(RpOpenRelation *open, TupleTableSlot *row);
 static void deletes_complete(RpApplyTransaction *txn, Oid table);
@@ -357,6 +359,20 @@ row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out)
 }
 
 /*
+ * Is the index's entry for the raw xmin of a frozen row really this row's? A
+ * frozen row may be older than 2^32 xids, and its xmin have come round again:
+ * then the transaction that the entry names did not write this key.
+ */
+static bool
+frozen_version_is_right(RpOpenRelation *open, TupleTableSlot *row, const RpVersionEntry *entry)
+{
+	if (EpochFromFullTransactionId(ReadNextFullTransactionId()) == 0)
+		return true;			/* no xid has come round */
+	return open->map->has_key &&
+		rp_keyindex_wrote(entry->slot, entry->seq, rp_key_hash(open->map, row));
+}
+
+/*
  * The version of a row found here, by its xmin. The horizon is read before
  * the index is asked: an xid below it was captured before, so that its entry, if it
  * ever had one, is there or has become stable.
@@ -383,6 +399,9 @@ row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
 		SpinLockRelease(&txn->node->vector_lock);
 		if (rp_versions_get(rp_versions_full_xid(xmin), &entry))
 		{
+			if (HeapTupleHeaderXminFrozen(tuple->t_data) && entry.slot != RP_SLOT_COPIED &&
+				!frozen_version_is_right(open, row, &entry))
+				return version;
 			if (entry.slot == RP_SLOT_COPIED)
 				(void) rp_keyindex_copied_row(rp_key_hash(open->map, row), &version);
 			else
@@ -483,6 +502,7 @@ static bool
 row_insert(RpOpenRelation *open)
 {
 	bool		clash = false;
+	List	   *unchecked;
 	uint32		token;
 	CommandId	cid = GetCurrentCommandId(true);
 
@@ -491,11 +511,30 @@ row_insert(RpOpenRelation *open)
 	open->store->tts_tableOid = RelationGetRelid(open->rel);
 	token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
 	table_tuple_insert_speculative(open->rel, open->store, cid, 0, NULL, token);
-	(void) ExecInsertIndexTuples(open->result, open->store, open->estate, false, true, &clash,
-								 list_make1_oid(open->map->key_index));
+	unchecked = ExecInsertIndexTuples(open->result, open->store, open->estate, false, true, &clash,
+									  list_make1_oid(open->map->key_index));
 	table_tuple_complete_speculative(open->rel, open->store, token, !clash);
 	SpeculativeInsertionLockRelease(GetCurrentTransactionId());
+	if (!clash)
+		deferred_refuse(open, unchecked);
 	return !clash;
+}
+
+/*
+ * Deferrable constraints are checked by triggers, which don't fire here: what
+ * would have to be checked again later stops the origin rather than break them.
+ */
+static void
+deferred_refuse(RpOpenRelation *open, List *unchecked)
+{
+	if (unchecked == NIL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNIQUE_VIOLATION),
+			 errmsg("a row would violate the deferrable constraint \"%s\" of table \"%s.%s\"",
+					get_rel_name(linitial_oid(unchecked)),
+					open->map->remote.schema, open->map->remote.name),
+			 errhint("Change one of the two rows on this node; applying goes on by itself.")));
 }
 
 /* Overwrite the locked row in local by store. */
@@ -511,7 +550,8 @@ row_update(RpOpenRelation *open)
 	simple_table_tuple_update(open->rel, &open->local->tts_tid, open->store, GetActiveSnapshot(),
 							  &update_indexes);
 	if (update_indexes)
-		(void) ExecInsertIndexTuples(open->result, open->store, open->estate, true, false, NULL, NIL);
+		deferred_refuse(open, ExecInsertIndexTuples(open->result, open->store, open->estate,
+													true, false, NULL, NIL));
 	PopActiveSnapshot();
 }
 
@@ -538,7 +578,8 @@ insert_without_key(RpApplyTransaction *txn, RpOpenRelation *open)
 	open->store->tts_tableOid = RelationGetRelid(open->rel);
 	table_tuple_insert(open->rel, open->store, open->estate->es_output_cid, 0, NULL);
 	if (open->result->ri_NumIndices > 0)
-		(void) ExecInsertIndexTuples(open->result, open->store, open->estate, false, false, NULL, NIL);
+		deferred_refuse(open, ExecInsertIndexTuples(open->result, open->store, open->estate,
+													false, false, NULL, NIL));
 	SetUserIdAndSecContext(save_user, save_sec);
 	CommandCounterIncrement();
 }

@@ -33,6 +33,9 @@
 #define INVITE_MAX_LIFE_US (30 * USECS_PER_DAY)
 /* Invites that are kept, used and expired ones included. */
 #define INVITES_MAX 1000
+
+/* How long create_invite waits for a group that is being created. */
+#define CREATION_PATIENCE_MS 60000
 /* Longest sleep of wait_for_ready before it looks again by itself. */
 #define READY_LOOK_MS 1000
 
@@ -41,6 +44,8 @@ PG_FUNCTION_INFO_V1(rp_create_invite);
 PG_FUNCTION_INFO_V1(rp_wait_for_ready);
 PG_FUNCTION_INFO_V1(rp_leave_group);
 PG_FUNCTION_INFO_V1(rp_set_node_dsn);
+
+static void ready_wait(TimestampTz until);
 
 /* What this node says of itself, for a membership row about it. */
 static void
@@ -148,6 +153,23 @@ invite_insert(const uint8 secret[P2P_SECRET_SIZE], TimestampTz expires_at)
 	rp_catalog_close(&catalog);
 }
 
+/* A group that was created a moment ago is ready soon: wait for it, if that can be waited for. */
+static void
+await_creation(void)
+{
+	RpCatalog	catalog;
+	bool		creating;
+
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		return;					/* the slot would wait for us */
+	rp_catalog_open(&catalog);
+	creating = rp_catalog_run("SELECT FROM replp2p.local_node WHERE status = 'creating'",
+							  SPI_OK_SELECT, NULL, 0) > 0;
+	rp_catalog_close(&catalog);
+	if (creating)
+		ready_wait(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CREATION_PATIENCE_MS));
+}
+
 /* SQL: create_invite(expires_in interval) -> text, to be handed to one joiner. */
 Datum
 rp_create_invite(PG_FUNCTION_ARGS)
@@ -160,6 +182,7 @@ rp_create_invite(PG_FUNCTION_ARGS)
 
 	rp_arg_required(fcinfo, 0, "expires_in");
 	rp_writable_required("replp2p.create_invite()");
+	await_creation();
 	node = active_node_required("replp2p.create_invite()");
 	rp_crypto_required();
 	expires_at = time_after(PG_GETARG_INTERVAL_P(0), "expires_in");
@@ -285,22 +308,11 @@ ready_sleep(RpNode *node, TimestampTz until)
 	CHECK_FOR_INTERRUPTS();
 }
 
-/* SQL: wait_for_ready(timeout interval): until this node is active. */
-Datum
-rp_wait_for_ready(PG_FUNCTION_ARGS)
+/* Wait until this node is active; ERROR if it is not in time. */
+static void
+ready_wait(TimestampTz until)
 {
-	TimestampTz until;
 	RpNode	   *node;
-
-	rp_arg_required(fcinfo, 0, "timeout");
-	until = time_after(PG_GETARG_INTERVAL_P(0), "timeout");
-	/* making the slot waits for every running transaction: it would wait for us */
-	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("cannot execute replp2p.wait_for_ready() in a transaction that has written"),
-				 errhint("COMMIT first: the workers start after the commit, and wait for the end of open transactions.")));
-	node_row_required();
 
 	while (!node_is_ready(node = rp_node_find(MyDatabaseId)))
 	{
@@ -312,6 +324,25 @@ rp_wait_for_ready(PG_FUNCTION_ARGS)
 		ready_sleep(node, until);
 	}
 	ConditionVariableCancelSleep();
+}
+
+/* SQL: wait_for_ready(timeout interval): until this node is active. */
+Datum
+rp_wait_for_ready(PG_FUNCTION_ARGS)
+{
+	TimestampTz until;
+
+	rp_arg_required(fcinfo, 0, "timeout");
+	until = time_after(PG_GETARG_INTERVAL_P(0), "timeout");
+	/* making the slot waits for every running transaction: it would wait for us */
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("cannot execute replp2p.wait_for_ready() in a transaction that has written"),
+				 errhint("COMMIT first: the workers start after the commit, and wait for the end of open transactions.")));
+	node_row_required();
+
+	ready_wait(until);
 	PG_RETURN_VOID();
 }
 

@@ -85,6 +85,8 @@ typedef struct LogPass
 	TupleTableSlot **slots;
 	uint32		nrelations;
 	RpSlotVersion version;		/* of the current transaction */
+	const RpKeyHash *wanted;	/* look for this row instead of remembering: rp_keyindex_wrote */
+	bool		found;
 	uint64		seq;			/* read up to */
 	RpLogReader *log;
 	P2pBatch   *batch;
@@ -322,7 +324,11 @@ pass_run(LogPass *pass, uint64 limit_seq)
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(pass->body_context);
 		if (pass->batch->span.final)
+		{
 			pass->seq = pass->batch->span.last_seq;
+			if (pass->wanted)
+				return;			/* one transaction was asked for */
+		}
 	}
 	if (status != P2P_END)
 		ereport(ERROR,
@@ -348,6 +354,31 @@ rp_keyindex_read_log(int slot, const P2pOrigin *origin, uint64 after_seq, uint64
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return seq;
+}
+
+bool
+rp_keyindex_wrote(int slot, uint64 seq, RpKeyHash key)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "replp2p log pass",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	LogPass    *pass = palloc(sizeof(LogPass));
+	uint64		stored;
+	bool		found;
+
+	SpinLockAcquire(&our_node->vector_lock);
+	stored = our_node->members[slot].stored_seq;
+	SpinLockRelease(&our_node->vector_lock);
+	if (pass_open(pass, slot, &our_node->members[slot].origin, seq - 1, PG_UINT64_MAX))
+	{
+		pass->wanted = &key;
+		pass_run(pass, stored);
+	}
+	found = pass->found;
+	rp_log_close_reader(pass->log);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return found;
 }
 
 /* The standing pass over the own log; dropped and begun again after an error in it. */
@@ -419,7 +450,8 @@ pass_body(LogPass *pass, P2pBlock *body, const P2pVector *deps)
 			pass_describe(pass, &item->relation);
 		else if (item->tag == P2P_TAG_BEGIN)
 			pass->version = (RpSlotVersion) {(uint16) pass->slot, item->begin.seq, item->begin.stamp};
-		else if (pass->version.seq > pass->seq)
+		else if (pass->version.seq > pass->seq &&
+				 (pass->wanted == NULL || pass->version.seq == pass->seq + 1))
 			pass_item(pass, r, item);
 	}
 	if (status != P2P_END)
@@ -469,7 +501,7 @@ pass_item(LogPass *pass, P2pBodyReader *r, P2pItem *item)
 				pass_key(pass, item->relno, r->new_values, true);
 			break;
 		case P2P_TAG_TRUNCATE:
-			for (uint32 i = 0; i < item->nrelnos; i++)
+			for (uint32 i = 0; i < item->nrelnos && pass->wanted == NULL; i++)
 			{
 				RpRelationMap *map = rp_relation_map(&pass->described[r->relnos[i]]);
 
@@ -489,6 +521,7 @@ static void
 pass_key(LogPass *pass, uint32 relno, const P2pValue *values, bool is_row)
 {
 	RpRelationMap *map = pass->maps[relno];
+	RpKeyHash	key;
 
 	if (map == NULL)
 	{
@@ -505,5 +538,9 @@ pass_key(LogPass *pass, uint32 relno, const P2pValue *values, bool is_row)
 	if (pass->slots[relno] == NULL)
 		return;
 	rp_values_to_slot(map, values, pass->slots[relno], NULL, NULL);
-	rp_keyindex_put(rp_key_hash(map, pass->slots[relno]), &pass->version, is_row);
+	key = rp_key_hash(map, pass->slots[relno]);
+	if (pass->wanted == NULL)
+		rp_keyindex_put(key, &pass->version, is_row);
+	else if (is_row && key.h1 == pass->wanted->h1 && key.h2 == pass->wanted->h2)
+		pass->found = true;
 }

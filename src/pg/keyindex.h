@@ -45,6 +45,12 @@ uint64		rp_keyindex_read_log(int slot, const P2pOrigin *origin, uint64 after_seq
 void		rp_keyindex_start_own(uint64 after_seq);
 void		rp_keyindex_follow_own(uint64 limit_seq);
 
+/*
+ * Did this very transaction insert or update the row of key? Reads it from the
+ * change log; false if the log no longer has it. In a transaction.
+ */
+bool		rp_keyindex_wrote(int slot, uint64 seq, RpKeyHash key);
+
 /* Forget what is stable. */
 void		rp_keyindex_sweep(const uint64 *stable_by_slot, int nslots);
 /* Compare by (stamp, id, epoch, seq). */
