@@ -69,7 +69,7 @@ include $(PGXS)
 
 # Debian's PGXS tracks no header dependencies
 DEPFILES = $(OBJS:.o=.d)
-CPPFLAGS += -MMD
+override CPPFLAGS += -MMD
 -include $(DEPFILES)
 
 endif

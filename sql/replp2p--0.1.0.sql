@@ -145,7 +145,7 @@ CREATE FUNCTION replp2p.set_node_dsn(node_name name, dsn text)
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_set_node_dsn';
 COMMENT ON FUNCTION replp2p.set_node_dsn(name, text) IS
-'tell the group under which dsn a node is reached from now on';
+'tell the group under which dsn this node is reached from now on; of a peer: reach it so from here, until it tells itself';
 
 CREATE FUNCTION replp2p.accept_stamps(node_name name)
 RETURNS void

@@ -10,7 +10,6 @@
 # it answers to, so that nothing here is concurrent.
 use strict;
 use warnings;
-use IPC::Run qw(start);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -26,13 +25,16 @@ my $g = Replp2p->group([ 'a', 'b', 'slow' ],
 CREATE TABLE inbox (id int PRIMARY KEY, v text, answered int DEFAULT 0);
 CREATE TABLE gone (id int PRIMARY KEY, v text);
 CREATE TABLE traffic (id int PRIMARY KEY, n int);
+CREATE TABLE probe (id uuid PRIMARY KEY);
+CREATE SEQUENCE mine;
+CREATE TABLE answers (deleted int, inserted int, updated int);
 CREATE TABLE raw (id int PRIMARY KEY, v text);
 INSERT INTO gone SELECT x, 'old' FROM generate_series(1, $ROWS) x;
 INSERT INTO traffic SELECT x, 0 FROM generate_series(0, 299) x;
 SQL
 
 Replp2p->set_clock('slow', -$BEHIND);
-is($g->sql('slow', "SELECT round(extract(epoch FROM now()) / 3600) < round(" . time . " / 3600.0)"), 't',
+cmp_ok(time - $g->sql('slow', 'SELECT extract(epoch FROM clock_timestamp())'), '>', $BEHIND - 60,
 	'the clock of one server is behind');
 foreach my $name ('a', 'b')
 {
@@ -44,30 +46,37 @@ foreach my $name ('a', 'b')
 ok($g->eventually('slow', "SELECT count(*) = 1 FROM replp2p.health() WHERE detail LIKE '%own clock%wrong%'"),
 	"its own health() says that it is the one");
 
-# Start pgbench on a node: one client, as client number $me of all nodes.
-sub pgbench
+# Have pgbench run a script once and again on a node, as number $me.
+sub load
 {
 	my ($name, $me, $transactions, $script) = @_;
 	my $file = "$PostgreSQL::Test::Utils::tmp_check/$name.pgbench";
 
-	PostgreSQL::Test::Utils::append_to_file($file, $script);
-	return start([ 'pgbench', '-n', '-c', 1, '-t', $transactions, '-D', "me=$me", '-f', $file,
-			$g->node($name)->connstr($Replp2p::DB) ], '>', \my $out, '2>', \my $err);
+	append_to_file($file, $script);
+	return $g->pgbench($name, '-t', $transactions, '-D', "me=$me", '-f', $file);
 }
 
 my $traffic = "\\set id :me * 100 + random(0, 99)\nUPDATE traffic SET n = n + 1 WHERE id = :id;\n";
-my $questions = "CREATE SEQUENCE mine";
-$g->sql($_, $questions) foreach ('a', 'b');
-my @load = map { pgbench($_->[0], $_->[1], $ROUNDS, <<SQL . $traffic) } ([ 'a', 0 ], [ 'b', 1 ]);
+my @load = map { load($_->[0], $_->[1], $ROUNDS, <<SQL . $traffic) } ([ 'a', 0 ], [ 'b', 1 ]);
 SELECT 2 * nextval('mine') - :me AS id \\gset
 INSERT INTO inbox VALUES (:id, 'new');
 DELETE FROM gone WHERE id = :id;
 SQL
-push @load, pgbench('slow', 2, 2 * $ROUNDS, $traffic);
+push @load, load('slow', 2, 2 * $ROUNDS, $traffic);
+
+# Write on the slow node until its capture has taken up a setting that gives such stamps.
+sub capture_gives_stamps
+{
+	my ($such) = @_;
+	return $g->wait_until(sub {
+		$g->sql('slow', 'INSERT INTO probe VALUES (gen_random_uuid())');
+		$g->sql('slow', 'SELECT replp2p.current_token()');
+		return $g->sql('slow', "SELECT last_stamp $such FROM replp2p.stat_capture") eq 't';
+	});
+}
 
 # The loop that answers, one commit for each look, until all is answered.
 $g->sql('slow', <<"SQL");
-CREATE TABLE answers (deleted int, inserted int, updated int);
 DO \$\$
 DECLARE
 	n int;
@@ -99,7 +108,7 @@ BEGIN
 END
 \$\$;
 SQL
-ok($_->finish, 'a pgbench has ended well') foreach @load;
+is($g->succeeded(@load), 3, 'all were writing meanwhile');
 is($g->sql('slow', 'SELECT deleted, inserted, updated FROM answers'),
 	join('|', $ROWS / 10, $ROWS, $ROWS * 9 / 10), 'the slow node has answered each row once');
 
@@ -125,13 +134,15 @@ cmp_ok($g->sql('slow', "SELECT extract(epoch FROM last_stamp - now()) FROM replp
 
 SKIP:
 {
-	skip 'no test build', 6
+	skip 'no test build', 8
 		if $g->sql('slow', "SELECT count(*) FROM pg_settings WHERE name = 'replp2p.raw_stamps'") eq '0';
 
 	$g->sql('a', "INSERT INTO raw VALUES (1, 'a'), (2, 'a')");
 	$g->sync;
 	$g->set('slow', 'replp2p.raw_stamps', 'on');
+	ok(capture_gives_stamps("< now() + '1 min'"), 'the rule can be switched off');
 	$g->sql('slow', "UPDATE raw SET v = 'slow' WHERE id = 1; DELETE FROM raw WHERE id = 2");
+
 	$g->sync;
 	is($g->sql('slow', 'SELECT id, v FROM raw ORDER BY id'), '1|slow',
 		'with raw commit times as stamps the slow node has its writes');
@@ -141,7 +152,8 @@ SKIP:
 
 	# what differs is overwritten with the rule back in force, and is the same again
 	$g->set('slow', 'replp2p.raw_stamps', undef);
-	$g->sql('slow', "UPDATE raw SET v = 'again'; INSERT INTO raw VALUES (2, 'again')");
+	ok(capture_gives_stamps("> now() + '30 min'"), 'the rule can be switched on');
+	$g->sql('slow', "UPDATE raw SET v = 'again' WHERE id = 1; INSERT INTO raw VALUES (2, 'again')");
 	$g->sync;
 	$g->same('raw', 'with the rule back, its next writes stand everywhere');
 	is($g->sql('b', 'SELECT id, v FROM raw ORDER BY id'), "1|again\n2|again", 'as they are');

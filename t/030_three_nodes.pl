@@ -12,7 +12,6 @@
 # RP_SEED repeats the storm's choices.
 use strict;
 use warnings;
-use IPC::Run;
 use List::Util qw(sum);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -28,90 +27,28 @@ my $transactions = $ENV{RP_TRANSACTIONS} // 250;	# of each pgbench client
 my $acknowledged = $ENV{RP_ACKNOWLEDGED} // 400;	# rows of each inserting client
 my $storm = $ENV{RP_STORM} // 400;		# transactions of each storming client
 
-# pgbench makes its own tables; its history has no key of its own
-my $g = Replp2p->group(['a'], conf => 'deadlock_timeout = 100ms');
-$g->node('a')->command_ok(
-	[ 'pgbench', '-i', '-I', 'dtGp', '-q', '-d', $g->node('a')->connstr('postgres') ],
-	'pgbench makes its tables');
-$g->sql('a', <<'SQL');
-DROP TABLE pgbench_history;
-CREATE TABLE pgbench_history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22),
-	id uuid PRIMARY KEY DEFAULT gen_random_uuid());
+my @conf = (conf => 'deadlock_timeout = 100ms');
+my $g = Replp2p->group(['a'], @conf);
+$g->pgbench_tables('a');
+$g->sql('a', Replp2p->storm_schema . <<'SQL');
 CREATE TABLE acked (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), node text);
 CREATE TABLE ledger (id uuid);
-CREATE TABLE hot (id int PRIMARY KEY, n int, v text, big text, big2 text);
-ALTER TABLE hot ALTER big SET STORAGE EXTERNAL, ALTER big2 SET STORAGE EXTERNAL;
-INSERT INTO hot SELECT i, 0, 'start', repeat('s', 3000), repeat('t', 3000) FROM generate_series(1, 100) i;
 CREATE TABLE crossed (id int PRIMARY KEY, v text, other int, big text);
 ALTER TABLE crossed ALTER big SET STORAGE EXTERNAL;
-
--- One random step on the keys k and l; what clashes with another local client is undone.
-CREATE FUNCTION hot_step(op int, k int, l int, r int) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-	CASE
-		WHEN op <= 20 THEN UPDATE hot SET n = n + 1, v = 'u' || r WHERE id = k;
-		WHEN op <= 30 THEN UPDATE hot SET big = repeat(md5(r::text), 100) WHERE id = k;
-		WHEN op <= 35 THEN UPDATE hot SET big2 = NULL, big = repeat(md5(r::text), 150) WHERE id = k;
-		WHEN op <= 50 THEN DELETE FROM hot WHERE id = k;
-		WHEN op <= 65 THEN INSERT INTO hot VALUES (k, 1, 'i' || r, repeat(md5(r::text), 90), repeat(md5(r::text), 80))
-			ON CONFLICT DO NOTHING;
-		WHEN op <= 75 THEN INSERT INTO hot VALUES (k, 1, 'i' || r, 'short')
-			ON CONFLICT (id) DO UPDATE SET v = 'c' || r, n = hot.n + 1;
-		WHEN op <= 83 THEN
-			DELETE FROM hot WHERE id = k;
-			INSERT INTO hot VALUES (k, 0, 'r' || r, repeat(md5(r::text), 70));
-			UPDATE hot SET v = v || '!' WHERE id = k;
-		WHEN op <= 90 THEN UPDATE hot SET id = l, v = 'k' || r WHERE id = k;
-		WHEN op <= 96 THEN
-			UPDATE hot SET v = 'w' || r WHERE id = l;
-			UPDATE hot SET n = n + 1 WHERE id BETWEEN k AND k + 5;
-		ELSE
-			DELETE FROM hot WHERE id BETWEEN k AND k + 3;
-	END CASE;
-EXCEPTION WHEN unique_violation OR deadlock_detected THEN
-	NULL;
-END $$;
 SQL
 foreach my $name ('b', 'c')
 {
-	$g->add_cluster($name, conf => 'deadlock_timeout = 100ms');
+	$g->add_cluster($name, @conf);
 	$g->join($name, 'a');
-}
-
-# Start pgbench on a node; its result and output are in the hash returned.
-sub pgbench
-{
-	my ($name, @options) = @_;
-	my %run = (name => $name, output => '');
-	$run{handle} = IPC::Run::start(
-		[ 'pgbench', '-n', @options, '-d', $g->node($name)->connstr('postgres') ],
-		'<', \undef, '>', \$run{output}, '2>&1');
-	return \%run;
 }
 
 # Insert rows one by one and note those acknowledged: psql prints a row when its commit is.
 sub inserter
 {
 	my ($name) = @_;
-	my %run = (name => $name, output => '');
 	my $insert = "WITH x AS (INSERT INTO acked (node) VALUES ('$name') RETURNING id), "
 	  . "y AS (INSERT INTO ledger SELECT id FROM x) SELECT id FROM x;\n";
-	$run{handle} = IPC::Run::start(
-		[ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $g->node($name)->connstr('postgres') ],
-		'<', \($insert x $acknowledged), '>', \$run{output}, '2>&1');
-	return \%run;
-}
-
-# Wait for the end of what was started; the number of those that succeeded.
-sub succeeded
-{
-	my $good = 0;
-	foreach my $run (@_)
-	{
-		if ($run->{handle}->finish) { $good++ }
-		else { diag("on $run->{name}: $run->{output}") }
-	}
-	return $good;
+	return $g->psql($name, $insert x $acknowledged);
 }
 
 # Wait until all have all, and say how long that took.
@@ -126,11 +63,11 @@ sub settle
 
 subtest 'load on all nodes at once' => sub {
 	my $start = time();
-	my @benches = map { pgbench($_, '-c', $clients, '-t', $transactions, '--max-tries=100', "--random-seed=$seed") } $g->names;
+	my @benches = map { $g->pgbench($_, '-c', $clients, '-t', $transactions, "--random-seed=$seed") } $g->names;
 	my @inserters = map { inserter($_) } $g->names;
 
-	is(succeeded(@benches), 3, 'pgbench succeeds on each');
-	is(succeeded(@inserters), 3, 'the inserting clients, too');
+	is($g->succeeded(@benches), 3, 'pgbench succeeds on each');
+	is($g->succeeded(@inserters), 3, 'the inserting clients, too');
 	settle($start, sprintf('%d TPC-B and %d acknowledged inserts on 3 nodes',
 			3 * $clients * $transactions, 3 * $acknowledged));
 
@@ -155,25 +92,33 @@ subtest 'load on all nodes at once' => sub {
 };
 
 subtest 'storm on 100 keys' => sub {
-	my $script = $g->node('a')->basedir . '/storm.sql';
-	append_to_file($script, <<'SQL');
-\set op random(1, 100)
-\set k random(1, 100)
-\set l random(1, 100)
-\set r random(1, 1000000000)
-SELECT hot_step(:op, :k, :l, :r);
-SQL
-	my $start = time();
+	my $script = Replp2p->storm_script;
 	my $n = 0;
-	my @runs = map {
-		pgbench($_, '-c', 3, '-t', $storm, '-f', $script, '--max-tries=100', '--random-seed=' . ($seed + ++$n))
-	} $g->names;
-	is(succeeded(@runs), 3, 'the storm is over');
-	settle($start, sprintf('%d hot-key transactions on 3 nodes', 9 * $storm));
-	$g->same('hot');
-	my $conflicts = sum($g->sql_all("SELECT count(*) FROM replp2p.conflicts WHERE relation = 'hot'::regclass"));
-	cmp_ok($conflicts, '>', 0, 'there were conflicts');
-	Replp2p::figure("conflicts of the storm, on all nodes: $conflicts");
+
+	# with the changes coming in from the first moment; then only after a part of the storm
+	# (about half of the steps find something to change)
+	foreach my $blind (0, 1)
+	{
+		my $how = $blind ? 'blind at first' : 'seeing';
+		my $part = $g->sql('a', 'SELECT seq FROM replp2p.stat_capture') + $storm / 4;
+		my $start = time();
+
+		$g->sql_all('SELECT replp2p.pause_apply(); DELETE FROM replp2p.conflict_history') if $blind;
+		my @runs = map {
+			$g->pgbench($_, '-c', 3, '-t', $storm, '-f', $script, '--random-seed=' . ($seed + ++$n))
+		} $g->names;
+		if ($blind)
+		{
+			ok($g->eventually('a', "SELECT seq >= $part FROM replp2p.stat_capture"), 'the storm is on');
+			$g->sql_all('SELECT replp2p.resume_apply()');
+		}
+		is($g->succeeded(@runs), 3, "the storm is over, $how");
+		settle($start, sprintf('%d hot-key transactions on 3 nodes, %s', 9 * $storm, $how));
+		$g->same('hot', "hot is the same on all nodes, $how");
+		my $conflicts = sum($g->sql_all("SELECT count(*) FROM replp2p.conflicts WHERE relation = 'hot'::regclass"));
+		cmp_ok($conflicts, '>', 0, 'there were conflicts') if $blind;
+		Replp2p::figure("conflicts of the storm, $how, on all nodes: $conflicts");
+	}
 	is($g->sql($_, "SELECT coalesce(string_agg(origin || ': ' || last_error, '; '), '') FROM replp2p.stat_lag WHERE state = 'error'"),
 		'', "no origin is stuck on $_")
 	  foreach $g->names;

@@ -20,7 +20,7 @@ use Replp2p;
 
 my $rounds = $ENV{RP_KILL_ROUNDS} // 3;
 my $seed = $ENV{SEED} // int(rand(1_000_000));
-print "# seed $seed\n";
+note("seed $seed");
 srand($seed);
 
 my @nodes = ('a', 'b', 'c');
@@ -154,7 +154,7 @@ check('at the end', 0, @ids);
 $g->same($_) foreach ('acked', 'keyed', 'hot');
 is($g->sql('a', 'SELECT (SELECT count(*) FROM keyed) - (SELECT count(*) FROM acked)'), 0,
 	'each transaction is there as a whole');
-print "# figure kill: $rounds rounds of 6 kills, " . @ids . " acknowledged transactions, 0 lost, 0 repeated\n"
+note("figure kill: $rounds rounds of 6 kills, " . @ids . " acknowledged transactions, 0 lost, 0 repeated")
 	if Test::More->builder->is_passing;
 
 foreach my $commit ('on', 'off')
@@ -172,7 +172,7 @@ foreach my $commit ('on', 'off')
 	stop_clients();
 	my $lost = check($what, $commit eq 'off', acknowledged());
 	$g->same($_, "$what: $_ is the same on all nodes") foreach ('acked', 'keyed', 'hot');
-	print "# figure $what: " . acknowledged() . " acknowledged in all, $lost lost (0 promised only when on)\n";
+	note("figure $what: " . acknowledged() . " acknowledged in all, $lost lost" . ($commit eq 'off' ? ' (allowed)' : ''));
 }
 
 is($g->sql('a', "SELECT count(*) FROM replp2p.health() WHERE status = 'CRITICAL'"), 0, 'nothing is critical afterwards');

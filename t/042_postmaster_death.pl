@@ -1,7 +1,8 @@
 # When the postmaster is killed, everything of ours leaves by itself at once:
 # launcher, workers, backends that wait in a long poll for peers; also a worker
 # that waits for a lock. Nothing holds the shared memory, so the cluster can be
-# started again at once, and goes on where it was.
+# started again at once, and goes on where it was: what it knew of deleted rows,
+# too, which it has to read from its logs before it applies anything.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -10,7 +11,7 @@ use Test::More;
 use Replp2p;
 
 # a long poll that nothing but the postmaster's death ends within the test's time
-my $g = Replp2p->group([ 'a', 'b' ], durable => 1, conf => "replp2p.poll_timeout = 30s\n",
+my $g = Replp2p->group([ 'a', 'b', 'c' ], durable => 1, conf => "replp2p.poll_timeout = 30s\n",
 	schema => 'CREATE TABLE t (id int PRIMARY KEY, v text)');
 my @kinds = ('launcher', 'capture', 'gossip', 'apply', 'exchange');
 
@@ -52,6 +53,18 @@ kill_and_watch('a', 'paused');
 $g->sql('a', 'SELECT replp2p.resume_apply()');
 $g->sync;
 $g->same('t', 'paused: changes flow again');
+
+# b deletes what c has updated before, which a hears of last: a tombstone there has to stay until then
+$g->sync;
+$g->sql($_, "SELECT replp2p.pause_apply('c')") foreach ('a', 'b');
+$g->sql('c', "UPDATE t SET v = 'earlier' WHERE id BETWEEN 10 AND 19");
+$g->sql('b', 'DELETE FROM t WHERE id BETWEEN 10 AND 19');
+$g->eventually('a', 'SELECT count(*) = 0 FROM t WHERE id BETWEEN 10 AND 19');
+kill_and_watch('a', 'with tombstones');
+$g->sql($_, "SELECT replp2p.resume_apply('c')") foreach ('a', 'b');
+$g->sync;
+$g->same('t', 'with tombstones: all nodes are the same');
+is($g->sql('a', 'SELECT count(*) FROM t WHERE id BETWEEN 10 AND 19'), 0, 'what was deleted stays so');
 
 $g->stop;
 done_testing();

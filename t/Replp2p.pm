@@ -9,6 +9,9 @@ package Replp2p;
 use strict;
 use warnings;
 
+use IPC::Run;
+use File::Basename qw(dirname);
+use File::Spec::Functions qw(rel2abs);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -125,7 +128,7 @@ sub add_cluster
 sub ready
 {
 	my ($self, $name) = @_;
-	$self->{nodes}{$name}->safe_psql($DB, "SELECT replp2p.wait_for_ready('1 minute')");
+	$self->{nodes}{$name}->safe_psql($DB, "SELECT replp2p.wait_for_ready('3 minutes')");
 }
 
 sub node { return $_[0]{nodes}{ $_[1] } }
@@ -155,7 +158,7 @@ sub sync
 	{
 		foreach my $token (@tokens)
 		{
-			$self->sql($name, "SELECT replp2p.wait_for_token('$token', '1 minute')");
+			$self->sql($name, "SELECT replp2p.wait_for_token('$token', '3 minutes')");
 		}
 	}
 }
@@ -165,7 +168,7 @@ sub digest
 {
 	my ($self, $name, $table) = @_;
 	return $self->sql($name,
-		"SELECT count(*) || ' ' || coalesce(md5(string_agg(t::text, E'\\n' ORDER BY t::text)), '') FROM $table t");
+		"SELECT count(*) || ' ' || coalesce(md5(string_agg(md5(t::text), '' ORDER BY md5(t::text))), '') FROM $table t");
 }
 
 # One test: the table is the same on all nodes.
@@ -180,6 +183,119 @@ sub same
 	return !@different;
 }
 
+# Start pgbench on a node, in the background: for succeeded() or halt().
+sub pgbench
+{
+	my ($self, $name, @options) = @_;
+	return $self->client($name, '', 'pgbench', '-n', '--max-tries=100', @options);
+}
+
+# Start psql on a node with a script, in the background: for succeeded() or halt().
+sub psql
+{
+	my ($self, $name, $script) = @_;
+	return $self->client($name, $script, 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1');
+}
+
+sub client
+{
+	my ($self, $name, $input, @command) = @_;
+	my %run = (name => $name, command => $command[0], output => '');
+	$run{handle} = IPC::Run::start([ @command, $self->node($name)->connstr($DB) ],
+		'<', \$input, '>', \$run{output}, '2>&1');
+	return \%run;
+}
+
+# Wait for the end of clients; the number of those that succeeded.
+sub succeeded
+{
+	my ($self, @runs) = @_;
+	my $good = 0;
+	foreach my $run (@runs)
+	{
+		if ($run->{handle}->finish) { $good++ }
+		else { diag("$run->{command} on $run->{name}: $run->{output}") }
+	}
+	return $good;
+}
+
+# End clients that would go on for longer; true if all were still at it.
+sub halt
+{
+	my ($self, @runs) = @_;
+	my $running = !grep { !$_->{handle}->pumpable } @runs;
+	foreach my $run (@runs)
+	{
+		diag("$run->{command} on $run->{name}: $run->{output}") unless $run->{handle}->pumpable;
+		$run->{handle}->kill_kill;
+	}
+	return $running;
+}
+
+# SQL that makes a table of 100 hot keys, and hot_step() for storm_script(): one random step on
+# the keys k and l. What clashes with another local client is undone.
+sub storm_schema
+{
+	return <<'SQL';
+CREATE TABLE hot (id int PRIMARY KEY, n int, v text, big text, big2 text);
+ALTER TABLE hot ALTER big SET STORAGE EXTERNAL, ALTER big2 SET STORAGE EXTERNAL;
+INSERT INTO hot SELECT i, 0, 'start', repeat('s', 3000), repeat('t', 3000) FROM generate_series(1, 100) i;
+CREATE FUNCTION hot_step(op int, k int, l int, r int) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	CASE
+		WHEN op <= 20 THEN UPDATE hot SET n = n + 1, v = 'u' || r WHERE id = k;
+		WHEN op <= 30 THEN UPDATE hot SET big = repeat(md5(r::text), 100) WHERE id = k;
+		WHEN op <= 35 THEN UPDATE hot SET big2 = NULL, big = repeat(md5(r::text), 150) WHERE id = k;
+		WHEN op <= 50 THEN DELETE FROM hot WHERE id = k;
+		WHEN op <= 65 THEN INSERT INTO hot VALUES (k, 1, 'i' || r, repeat(md5(r::text), 90), repeat(md5(r::text), 80))
+			ON CONFLICT DO NOTHING;
+		WHEN op <= 75 THEN INSERT INTO hot VALUES (k, 1, 'i' || r, 'short')
+			ON CONFLICT (id) DO UPDATE SET v = 'c' || r, n = hot.n + 1;
+		WHEN op <= 83 THEN
+			DELETE FROM hot WHERE id = k;
+			INSERT INTO hot VALUES (k, 0, 'r' || r, repeat(md5(r::text), 70));
+			UPDATE hot SET v = v || '!' WHERE id = k;
+		WHEN op <= 90 THEN UPDATE hot SET id = l, v = 'k' || r WHERE id = k;
+		WHEN op <= 96 THEN
+			UPDATE hot SET v = 'w' || r WHERE id = l;
+			UPDATE hot SET n = n + 1 WHERE id BETWEEN k AND k + 5;
+		ELSE
+			DELETE FROM hot WHERE id BETWEEN k AND k + 3;
+	END CASE;
+EXCEPTION WHEN unique_violation OR deadlock_detected THEN
+	NULL;
+END $$;
+SQL
+}
+
+# A script for pgbench -f that storms over the hot keys.
+sub storm_script
+{
+	my $script = "$PostgreSQL::Test::Utils::tmp_check/storm.sql";
+	PostgreSQL::Test::Utils::append_to_file($script, <<'SQL') unless -e $script;
+\set op random(1, 100)
+\set k random(1, 100)
+\set l random(1, 100)
+\set r random(1, 1000000000)
+SELECT hot_step(:op, :k, :l, :r);
+SQL
+	return $script;
+}
+
+# Have pgbench make its tables on a node; its history has no key of its own.
+sub pgbench_tables
+{
+	my ($self, $name) = @_;
+	$self->node($name)->command_ok(
+		[ 'pgbench', '-i', '-I', 'dtGp', '-q', $self->node($name)->connstr($DB) ],
+		'pgbench makes its tables');
+	$self->sql($name, <<'SQL');
+DROP TABLE pgbench_history;
+CREATE TABLE pgbench_history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22),
+	id uuid PRIMARY KEY DEFAULT gen_random_uuid());
+SQL
+}
+
 # A line of its own in the test's output, also inside a subtest.
 sub figure { _say("figure @_") }
 sub seed { _say("seed @_") }
@@ -190,11 +306,18 @@ sub _say
 	print { Test::More->builder->output } "# $line\n";
 }
 
-# Wait for a query to give true (or the expected text) on a node.
+# Wait for a query to give true (or the expected text) on a node, which may be starting.
 sub eventually
 {
 	my ($self, $name, $query, $expected) = @_;
-	return $self->node($name)->poll_query_until($DB, $query, $expected // 't');
+
+	for (;;)
+	{
+		my $result = eval { $self->node($name)->poll_query_until($DB, $query, $expected // 't') };
+		return $result unless $@;
+		# a psql that finds no server may leave before it has read its query
+		die $@ unless $@ =~ /Broken pipe/;
+	}
 }
 
 # Wait until a Perl condition holds, as poll_query_until does for a query; returns whether it came to hold.
@@ -267,22 +390,24 @@ sub faked_clock
 {
 	my ($class, $name) = @_;
 	my ($library) = glob '/usr/lib/*/faketime/libfaketime.so.1';
+	my $waits = rel2abs("$PostgreSQL::Test::Utils::tmp_check/unfaked_waits.so");
 
 	BAIL_OUT('libfaketime is missing: Debian package faketime') unless $library;
+	system_or_bail('gcc', '-shared', '-fPIC', '-o', $waits, dirname(__FILE__) . '/unfaked_waits.c')
+		unless -e $waits;
 	$class->set_clock($name, 0);
 	return (
 		conf => "checkpoint_timeout = '1d'\n",
 		env => {
-			LD_PRELOAD => $library,
+			LD_PRELOAD => "$waits:$library",
 			FAKETIME_TIMESTAMP_FILE => clock_file($name),
 			FAKETIME_NO_CACHE => 1,
 			FAKETIME_DONT_FAKE_MONOTONIC => 1,
-			DONT_FAKE_MONOTONIC => 1,
 			NO_FAKE_STAT => 1,
 		});
 }
 
-sub clock_file { return "$PostgreSQL::Test::Utils::tmp_check/clock_$_[0]" }
+sub clock_file { return rel2abs("$PostgreSQL::Test::Utils::tmp_check/clock_$_[0]") }
 
 # Set a faked clock this many seconds off the real one, between two looks at it.
 sub set_clock

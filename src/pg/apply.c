@@ -30,7 +30,9 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "replication/origin.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/pmsignal.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -40,12 +42,15 @@
 #include "apply_internal.h"
 #include "barrier.h"
 #include "crashpoint.h"
+#include "link.h"
 #include "members.h"
 #include "settings.h"
 #include "versions.h"
 #include "worker.h"
 
 #define TURN_TRANSACTIONS 100	/* of one origin before the others have their turn */
+/* A large transaction looks this often whether the postmaster is alive. */
+#define CHANGES_PER_CHECK 1024
 #define RETRY_FIRST_MS 100
 #define RETRY_LAST_MS 30000
 #define IDLE_WAIT_MS 10000
@@ -58,7 +63,7 @@ typedef struct ApplyOrigin
 	RpStream   *stream;
 	uint64		applied_seq;	/* this worker is its only writer */
 	int			retry_ms;
-	TimestampTz retry_at;		/* 0 = no error */
+	int64		retry_us;		/* monotonic: not before this; 0 = no error */
 	bool		indexed;		/* its log has been read into the key index */
 } ApplyOrigin;
 
@@ -67,7 +72,7 @@ static ApplyOrigin origins[RP_MAX_MEMBERS];
 static MemoryContext turn_context;
 static RepOriginId session_origin = InvalidRepOriginId;
 static uint64 known_generation = 0;
-static TimestampTz wake_at;		/* 0 = nothing timed */
+static int64 wake_us;			/* monotonic; 0 = nothing timed */
 static XLogRecPtr last_commit = InvalidXLogRecPtr;	/* not yet told to capture */
 
 static void commits_publish(void);
@@ -77,7 +82,7 @@ static void key_index_load(void);
 static bool turn(int slot);
 static bool apply_next(int slot);
 static bool deps_are_covered(const P2pVector *deps, int slot);
-static bool is_held(int slot, P2pStamp stamp);
+static bool is_held(P2pStamp stamp);
 static void transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps);
 static void transaction_failed(int slot);
 static void state_set(int slot, RpApplyState state);
@@ -117,15 +122,15 @@ rp_apply_main(Datum dboid)
 
 		rp_worker_check(node, RP_WORKER_APPLY);
 		members_refresh();
-		wake_at = 0;
+		wake_us = 0;
 		for (int slot = 1; slot < node->nmembers; slot++)
 			progress |= turn(slot);
 		housekeeping();
 		if (progress)
 			continue;
 		commits_publish();
-		if (wake_at != 0)
-			timeout = Min(timeout, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wake_at));
+		if (wake_us != 0)
+			timeout = Min(timeout, (wake_us - rp_monotonic_us() + 999) / 1000);
 		rp_worker_wait(node, RP_WORKER_APPLY, Max(timeout, 1), PG_WAIT_EXTENSION);
 	}
 }
@@ -148,12 +153,12 @@ commits_publish(void)
 	rp_worker_wake(node, RP_WORKER_CAPTURE);
 }
 
-/* Wake up by `at` at the latest. */
+/* Wake up by `at_us`, monotonic, at the latest. */
 static void
-wake_by(TimestampTz at)
+wake_by(int64 at_us)
 {
-	if (wake_at == 0 || at < wake_at)
-		wake_at = at;
+	if (wake_us == 0 || at_us < wake_us)
+		wake_us = at_us;
 }
 
 /*
@@ -191,8 +196,9 @@ members_refresh(void)
 }
 
 /*
- * Wait until the node talks (its copy is complete), and a joiner's logs hold all that its
- * snapshot covers and that is not stable: only then are versions known.
+ * Wait until the node talks (its copy is complete), and the logs hold all that is in the
+ * tables and not stable, be it copied or applied: only then are versions known. After a
+ * start gossip has to open them first, and pulls again what a disk has lost.
  */
 static void
 wait_until_ready(void)
@@ -206,7 +212,8 @@ wait_until_ready(void)
 		SpinLockAcquire(&node->vector_lock);
 		ready &= node->capture_ready;
 		for (int slot = 1; slot < node->nmembers && ready; slot++)
-			ready = node->members[slot].stored_seq >= node->members[slot].required_seq;
+			ready = node->members[slot].stored_seq >= Max(node->members[slot].required_seq,
+														  node->members[slot].applied_seq);
 		SpinLockRelease(&node->vector_lock);
 		if (ready)
 			return;
@@ -259,14 +266,14 @@ turn(int slot)
 
 	if (origins[slot].stream == NULL)
 		return false;
-	if (origins[slot].retry_at != 0)
+	if (origins[slot].retry_us != 0)
 	{
-		if (GetCurrentTimestamp() < origins[slot].retry_at)
+		if (rp_monotonic_us() < origins[slot].retry_us)
 		{
-			wake_by(origins[slot].retry_at);
+			wake_by(origins[slot].retry_us);
 			return false;
 		}
-		origins[slot].retry_at = 0;
+		origins[slot].retry_us = 0;
 	}
 	while (done < TURN_TRANSACTIONS && apply_next(slot))
 	{
@@ -296,10 +303,10 @@ apply_next(int slot)
 			state_set(slot, RP_APPLY_IDLE);
 		else if (node->members[slot].paused)
 			state_set(slot, RP_APPLY_PAUSED);
-		else if (is_held(slot, begin.stamp))
+		else if (is_held(begin.stamp))
 		{
 			state_set(slot, RP_APPLY_HELD);
-			wake_by(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), HELD_RECHECK_MS));
+			wake_by(rp_monotonic_us() + HELD_RECHECK_MS * INT64CONST(1000));
 		}
 		else if (!deps_are_covered(deps, slot))
 			state_set(slot, RP_APPLY_WAITING);
@@ -366,19 +373,27 @@ deps_are_covered(const P2pVector *deps, int slot)
 	return true;
 }
 
-/* Is the stamp further ahead of group time than we believe? */
+/*
+ * Is the stamp further ahead than we believe? Of group time; or of what was let
+ * in already, by the operator or by our own clock (which is then the one that is
+ * wrong): who has seen that goes on from there, and must not be held for it.
+ */
 static bool
-is_held(int slot, P2pStamp stamp)
+is_held(P2pStamp stamp)
 {
+	int64		max_skew = (int64) rp_max_clock_skew_s * USECS_PER_SEC;
+	P2pStamp	let_in;
 	int64		offset;
 
-	if (stamp <= node->members[slot].accepted_stamp)
-		return false;
 	SpinLockAcquire(&node->vector_lock);
 	offset = node->group_offset_us;
+	let_in = node->own_time;
 	SpinLockRelease(&node->vector_lock);
-	return p2p_clock_too_far_ahead(stamp, GetCurrentTimestamp() + offset,
-								   (int64) rp_max_clock_skew_s * USECS_PER_SEC);
+	if (!p2p_clock_too_far_ahead(stamp, GetCurrentTimestamp() + offset, max_skew))
+		return false;
+	for (int slot = RP_SELF + 1; slot < node->nmembers; slot++)
+		let_in = Max(let_in, node->members[slot].accepted_stamp);
+	return p2p_clock_too_far_ahead(stamp, let_in, max_skew);
 }
 
 /* Have the session commit under the origin of slot. */
@@ -435,6 +450,8 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 			rp_apply_truncate(&txn, item.truncated, item.truncate_flags);
 		else
 			rp_apply_change(&txn, item.map, item.tag, item.old_values, item.new_values);
+		if (txn.changes % CHANGES_PER_CHECK == 0 && !PostmasterIsAlive())
+			proc_exit(1);
 	}
 	rp_apply_close_relations(&txn);
 	PopActiveSnapshot();
@@ -488,8 +505,8 @@ transaction_failed(int slot)
 	origin->retry_ms = origin->retry_ms == 0 ? RETRY_FIRST_MS : Min(origin->retry_ms * 2, RETRY_LAST_MS);
 	if (deadlock)
 		origin->retry_ms = 1;
-	origin->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), origin->retry_ms);
-	wake_by(origin->retry_at);
+	origin->retry_us = rp_monotonic_us() + origin->retry_ms * INT64CONST(1000);
+	wake_by(origin->retry_us);
 	SpinLockAcquire(&node->vector_lock);
 	member->apply_state = RP_APPLY_ERROR;
 	strlcpy(member->apply_error, error->message, RP_ERROR_TEXT_SIZE);
@@ -503,15 +520,15 @@ transaction_failed(int slot)
 static void
 housekeeping(void)
 {
-	static TimestampTz pruned_at = 0;
+	static int64 pruned_us = 0;
 	static uint64 swept[RP_MAX_MEMBERS];
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = rp_monotonic_us();
 	uint64		stable[RP_MAX_MEMBERS];
 	int			n = node->nmembers;
 
-	if (pruned_at != 0 && now < TimestampTzPlusMilliseconds(pruned_at, PRUNE_INTERVAL_MS))
+	if (pruned_us != 0 && now < pruned_us + PRUNE_INTERVAL_MS * INT64CONST(1000))
 		return;
-	pruned_at = now;
+	pruned_us = now;
 	SpinLockAcquire(&node->vector_lock);
 	for (int slot = 0; slot < n; slot++)
 		stable[slot] = node->members[slot].stable_seq;

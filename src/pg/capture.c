@@ -59,10 +59,10 @@
 #include "storage/procarray.h"
 #include "storage/spin.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "capture.h"
 #include "crashpoint.h"
+#include "link.h"
 #include "settings.h"
 #include "versions.h"
 #include "worker.h"
@@ -523,6 +523,13 @@ start_reached(RpCapture *capture)
 	MemoryContextSwitchTo(old);
 }
 
+/* Has so much time passed since then? By a clock that nobody sets. */
+static bool
+time_is_up(int64 since_us, int ms)
+{
+	return rp_monotonic_us() - since_us >= ms * INT64CONST(1000);
+}
+
 /* Is it time to seal the body, though there is more to read? */
 static bool
 batch_is_full(RpCapture *capture)
@@ -531,7 +538,7 @@ batch_is_full(RpCapture *capture)
 
 	return body->writer.length >= (size_t) rp_batch_max_kb * 1024 ||
 		body->nrelations >= RP_BODY_RELATIONS_SOFT ||
-		TimestampDifferenceExceeds(body->since, GetCurrentTimestamp(), rp_batch_delay_ms);
+		time_is_up(body->since_us, rp_batch_delay_ms);
 }
 
 /* Is it time for a position that comes with no batch? */
@@ -541,7 +548,7 @@ position_is_due(RpCapture *capture)
 	if (capture->done_lsn == capture->synced_lsn)
 		return false;
 	return capture->remote_commits >= POSITION_REMOTE_COMMITS ||
-		TimestampDifferenceExceeds(capture->synced_at, GetCurrentTimestamp(), POSITION_INTERVAL_MS);
+		time_is_up(capture->synced_us, POSITION_INTERVAL_MS);
 }
 
 /* Let the slot go up to the log's last durable position, now and then. */
@@ -553,8 +560,7 @@ confirm_if_due(RpCapture *capture)
 	if (capture->synced_lsn <= capture->confirmed_lsn)
 		return;
 	if (capture->synced_lsn - capture->confirmed_lsn < CONFIRM_BYTES &&
-		!TimestampDifferenceExceeds(capture->confirmed_at, GetCurrentTimestamp(),
-									CONFIRM_INTERVAL_MS))
+		!time_is_up(capture->confirmed_us, CONFIRM_INTERVAL_MS))
 		return;
 
 	rp_versions_sync();
@@ -564,7 +570,7 @@ confirm_if_due(RpCapture *capture)
 	ReplicationSlotsComputeRequiredLSN();
 	RP_CRASH_POINT("capture_after_confirm");
 	capture->confirmed_lsn = capture->synced_lsn;
-	capture->confirmed_at = GetCurrentTimestamp();
+	capture->confirmed_us = rp_monotonic_us();
 	SpinLockAcquire(&node->vector_lock);
 	node->confirmed_lsn = capture->confirmed_lsn;
 	SpinLockRelease(&node->vector_lock);

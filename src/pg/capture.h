@@ -66,7 +66,7 @@ typedef struct RpBody
 	uint64		first_seq;		/* of the whole transactions in it; 0 = none */
 	uint64		last_seq;
 	P2pStamp	last_stamp;
-	TimestampTz since;			/* when its first transaction came in */
+	int64		since_us;		/* monotonic: when its first transaction came in */
 	P2pVector	deps;			/* of its first transaction */
 	P2pVector	last_deps;		/* of its last */
 } RpBody;
@@ -129,10 +129,10 @@ typedef struct RpCapture
 	uint64		oldest_seq;
 	uint64		log_bytes;		/* of the writer, when last published */
 	XLogRecPtr	synced_lsn;		/* of the last durable position */
-	TimestampTz synced_at;
+	int64		synced_us;		/* monotonic: when that was written */
 	int			remote_commits; /* since then */
 	XLogRecPtr	confirmed_lsn;
-	TimestampTz confirmed_at;
+	int64		confirmed_us;	/* monotonic: when the slot was moved */
 
 	RpPendingVersion *pending;
 	size_t		npending;

@@ -39,10 +39,10 @@
 
 #include "storage/spin.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "capture.h"
 #include "crashpoint.h"
+#include "link.h"
 #include "p2p_batch.h"
 #include "p2p_stamp.h"
 #include "settings.h"
@@ -194,7 +194,7 @@ transaction_begin(RpCapture *capture)
 	if (body->first_seq == 0)
 	{
 		vector_copy(&body->deps, &tx->deps);
-		body->since = GetCurrentTimestamp();
+		body->since_us = rp_monotonic_us();
 		put_begin(capture, &tx->deps);
 	}
 	else
@@ -219,6 +219,8 @@ stamp_give(RpNode *node, TimestampTz commit_time)
 		stamp = commit_time;
 #endif
 	node->last_stamp = stamp;
+	if (stamp == commit_time)
+		node->own_time = stamp;
 	SpinLockRelease(&node->vector_lock);
 	return stamp;
 }
@@ -448,7 +450,7 @@ rp_capture_flush(RpCapture *capture)
 	pg_atomic_fetch_add_u64(&capture->node->stats.log_syncs, 1);
 	capture->appended = false;
 	capture->synced_lsn = capture->done_lsn;
-	capture->synced_at = GetCurrentTimestamp();
+	capture->synced_us = rp_monotonic_us();
 	capture->remote_commits = 0;
 
 	pending_put(capture);

@@ -54,6 +54,7 @@
 
 #include "capture.h"
 #include "decode.h"
+#include "link.h"
 #include "versions.h"
 #include "worker.h"
 
@@ -287,7 +288,7 @@ position_take(RpCapture *capture, const RpLogEnd *end)
 	capture->captured[RP_SELF] = capture->seq;
 	(void) p2p_vector_set(&capture->vector, &capture->identity.self, capture->seq);
 	capture->synced_lsn = end->has_position ? capture->start_lsn : InvalidXLogRecPtr;
-	capture->synced_at = GetCurrentTimestamp();
+	capture->synced_us = rp_monotonic_us();
 }
 
 /* Refuse to go on where changes would be lost or numbered twice. */
@@ -313,13 +314,18 @@ position_check(const P2pPosition *position)
 				 errhint("Have this node leave the group by replp2p.leave_group(force => true), and join again.")));
 }
 
-/* Raise the stamps that the next one must exceed. */
+/*
+ * Raise the stamps that the next one must exceed. Which of those that were given
+ * before this start came from our own clock is no longer known: all count as that.
+ */
 static void
 node_raise(RpNode *node, P2pStamp stamp, P2pStamp floor)
 {
 	SpinLockAcquire(&node->vector_lock);
 	if (node->last_stamp < stamp)
 		node->last_stamp = stamp;
+	if (node->own_time < stamp)
+		node->own_time = stamp;
 	if (node->floor < floor)
 		node->floor = floor;
 	SpinLockRelease(&node->vector_lock);

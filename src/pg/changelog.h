@@ -96,7 +96,7 @@ bool		rp_log_seek(RpLogReader *reader, uint64 after_seq, uint32 parts, bool from
  * have been published by the writer after a sync. P2P_END: none yet.
  * P2P_REFUSED: what comes next has been trimmed. P2P_CORRUPT: the disk changed
  * it; the log is then marked as suspect, and its next rp_log_open_writer checks all of
- * it (a foreign log is cut there). Memory is valid until the next call.
+ * it (a foreign log is cut there, the own one keeps the mark). Memory is valid until the next call.
  */
 P2pStatus	rp_log_read(RpLogReader *reader, uint64 limit_seq,
 						P2pBlock *bytes, P2pBatch *batch);

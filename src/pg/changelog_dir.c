@@ -28,6 +28,7 @@
 #include "storage/fd.h"
 
 #include "changelog_internal.h"
+#include "crashpoint.h"
 
 #define SUSPECT_NAME "suspect"
 #define UNFINISHED_NAME "unfinished"
@@ -230,18 +231,24 @@ rp_log_remove_unfinished(const char *folder)
 				 errmsg("could not remove file \"%s\": %m", path)));
 }
 
-/* Mark the log as one in which a reader has met damage. */
+/* Mark the log as one in which a reader has met damage; says so once. */
 void
 rp_log_suspect_set(const char *folder)
 {
 	char	   *path = psprintf("%s/%s", folder, SUSPECT_NAME);
-	int			fd = OpenTransientFilePerm(path, O_WRONLY | O_CREAT | PG_BINARY, RP_LOG_FILE_MODE);
+	int			fd = OpenTransientFilePerm(path, O_WRONLY | O_CREAT | O_EXCL | PG_BINARY,
+										   RP_LOG_FILE_MODE);
 
-	if (fd < 0)
+	if (fd >= 0)
+		ereport(LOG,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("change log \"%s\" is damaged", folder),
+				 errdetail("What could not be read is neither applied nor served.")));
+	else if (errno != EEXIST)
 		ereport(LOG,
 				(errcode_for_file_access(),
 				 errmsg("could not create file \"%s\": %m", path)));
-	else
+	if (fd >= 0)
 		CloseTransientFile(fd);
 	pfree(path);
 }
@@ -296,7 +303,10 @@ rp_log_trim(Oid dboid, const P2pOrigin *origin, uint64 stable_seq, uint64 *bytes
 		   (first + 2 < count || segment_has_batch(folder, &segments[first + 1])))
 		rp_log_segment_remove(folder, &segments[first++]);
 	if (first > 0)
+	{
 		fsync_fname(folder, true);
+		RP_CRASH_POINT("log_after_trim");
+	}
 
 	*bytes_left = 0;
 	for (int i = first; i < count; i++)

@@ -23,9 +23,10 @@
  *
  * Normally only the last segment is read, and as many before it as it takes to
  * find a batch and a complete transaction (1, 2, 4 ... of them, so that a
- * large transaction over many segments is not read over and over). A foreign log that a
- * reader has marked as suspect is checked from its beginning. Other damage to old
- * segments is found by whoever reads it.
+ * large transaction over many segments is not read over and over). A log that a
+ * reader has marked as suspect is checked from its beginning: a foreign one is cut
+ * there; the own one goes on, and keeps the mark, which health() shows, until a
+ * start finds it whole. Other damage to old segments is found by whoever reads it.
  */
 #include "postgres.h"
 
@@ -56,6 +57,7 @@ typedef struct Scan
 	const char *folder;
 	const P2pOrigin *origin;
 	bool		own;
+	bool		tolerant;		/* damage is no ERROR, we only ask whether there is any */
 	RpLogSegment *segments;
 	int			count;
 	RpLogWindow window;
@@ -66,6 +68,7 @@ typedef struct Scan
 	bool		damaged;		/* the scan stopped at here.segment, here.offset */
 } Scan;
 
+static bool is_whole(Scan *scan);
 static void scan_log(Scan *scan, bool whole);
 static void scan_from(Scan *scan, int start);
 static bool scan_is_enough(const Scan *scan);
@@ -89,6 +92,7 @@ rp_log_recover(const char *folder, const P2pOrigin *origin, bool own, RpLogRecov
 	MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
 	Scan	   *scan = palloc0(sizeof(Scan));
 	bool		suspect = rp_log_suspect_get(folder);
+	bool		whole = true;
 	uint64		cut_bytes;
 
 	scan->folder = folder;
@@ -101,9 +105,11 @@ rp_log_recover(const char *folder, const P2pOrigin *origin, bool own, RpLogRecov
 
 	rp_log_remove_unfinished(folder);
 	scan->segments = rp_log_list(folder, &scan->count);
+	if (suspect && own)
+		whole = is_whole(scan);
 	scan_log(scan, suspect && !own);
 	cut_bytes = apply_cut(scan);
-	if (suspect)
+	if (suspect && whole)
 		rp_log_suspect_clear(folder);
 	fsync_fname(folder, true);
 	fill_recovery(scan, cut_bytes, recovery);
@@ -123,6 +129,16 @@ static void
 close_scan(void *arg)
 {
 	rp_window_close(&((Scan *) arg)->window);
+}
+
+/* Is there no damage in any segment? */
+static bool
+is_whole(Scan *scan)
+{
+	scan->tolerant = true;
+	scan_from(scan, 0);
+	scan->tolerant = false;
+	return !scan->damaged;
 }
 
 /* Scan as few segments from the end as tell all that we need, or the whole log. */
@@ -185,7 +201,7 @@ scan_from(Scan *scan, int start)
 			break;
 		}
 	}
-	if (scan->damaged && scan->own)
+	if (scan->damaged && scan->own && !scan->tolerant)
 		check_own_damage(scan);
 }
 

@@ -7,8 +7,9 @@
  * DROP DATABASE, from ALTER DATABASE ... RENAME and SET TABLESPACE, and from copying it
  * as a TEMPLATE. So before such a command the node's workers are stopped and waited for
  * (only for who owns the database or is superuser: others shall not stop anything);
- * they are allowed again when it has failed, or is done. After DROP DATABASE and DROP
- * EXTENSION, once they are committed, the node is swept.
+ * they are allowed again when it has failed, or is done. Meanwhile backends that serve
+ * peers leave by themselves (exchange.c), within the seconds that the server waits for
+ * them. After DROP DATABASE and DROP EXTENSION, once they are committed, the node is swept.
  *
  *	  DROP DATABASE: stop ... command ... commit -> sweep, else allow
  *	  the others:    stop ... command, allow

@@ -56,6 +56,7 @@
 #include "refusals.h"
 #include "serve.h"
 #include "settings.h"
+#include "worker.h"
 
 #include "p2p_session.h"
 
@@ -88,6 +89,7 @@ static void require_own_statement(FunctionCallInfo fcinfo);
 static TupleDesc reply_descriptor(void);
 static void drop_snapshot(void);
 static void leave_if_stopping(void);
+static void leave_if_stopped(RpNode *node);
 static bytea *handle(const uint8 *bytes, size_t length);
 static bytea *take_hello(RpNode *node, const uint8 *bytes, size_t length);
 static bytea *take_frame(RpNode *node, const uint8 *bytes, size_t length);
@@ -132,6 +134,7 @@ rp_exchange(PG_FUNCTION_ARGS)
 	drop_snapshot();
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	leave_if_stopping();
+	leave_if_stopped(rp_node_find(MyDatabaseId));
 
 	if (oversized)
 		values[0] = PointerGetDatum(refuse_message(rp_node_find(MyDatabaseId), "it is too large"));
@@ -180,6 +183,16 @@ drop_snapshot(void)
 	SPI_commit();
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "SPI_finish failed");
+}
+
+/* Give the connection up if somebody wants the database for himself (drops.c). */
+static void
+leave_if_stopped(RpNode *node)
+{
+	if (node != NULL && rp_workers_are_stopped(node))
+		ereport(FATAL,
+				(errcode(ERRCODE_ADMIN_SHUTDOWN),
+				 errmsg("terminating a peer's connection because its database is being dropped, renamed or copied")));
 }
 
 /* Give the connection up if the server is in a smart shutdown, which waits for its clients. */

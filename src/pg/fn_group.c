@@ -238,7 +238,7 @@ ready_obstacles(RpNode *node, StringInfo out)
 	LWLockRelease(&node->lock);
 }
 
-/* ERROR unless local_node has its row: else there is nothing to wait for. */
+/* ERROR unless local_node has its row, and not from elsewhere: else there is nothing to wait for. */
 static void
 node_row_required(void)
 {
@@ -246,7 +246,10 @@ node_row_required(void)
 	bool		there;
 
 	rp_catalog_open(&catalog);
-	there = rp_catalog_run("SELECT FROM replp2p.local_node", SPI_OK_SELECT, NULL, 0) > 0;
+	there = rp_catalog_run("SELECT system_identifier, database_oid FROM replp2p.local_node",
+						   SPI_OK_SELECT, NULL, 0) > 0;
+	if (there)
+		rp_node_copy_refuse(DatumGetInt64(rp_column(0, 1)), DatumGetObjectId(rp_column(0, 2)));
 	rp_catalog_close(&catalog);
 	if (!there)
 		ereport(ERROR,
@@ -421,6 +424,36 @@ rp_leave_group(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * Reach a peer by another dsn from here, until it says one itself: how a node
+ * that has moved before it could tell is found again. The session still proves its key.
+ */
+static void
+peer_dsn_set(RpNode *node, const char *name, const char *dsn)
+{
+	RpArg		args[] = {rp_arg_name(name), rp_arg_text(dsn)};
+	RpDsnProbe	probe = {0};
+	RpCatalog	catalog;
+	uint64		n;
+
+	rp_dsn_inspect(dsn, &probe);
+	rp_dsn_require("dsn", &probe);
+	rp_catalog_open(&catalog);
+	n = rp_catalog_run("UPDATE replp2p.members SET dsn = $2"
+					   " WHERE slot > 0 AND status = 'admitted' AND node_name = $1",
+					   SPI_OK_UPDATE, args, lengthof(args));
+	rp_catalog_close(&catalog);
+	if (n == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("there is no member \"%s\"", name),
+				 errhint("See replp2p.stat_members for the names of this node and its peers.")));
+	ereport(NOTICE,
+			(errmsg("only this node reaches \"%s\" by that dsn", name),
+			 errdetail("It tells the whole group itself, once set_node_dsn() is called there.")));
+	rp_members_changed(node);
+}
+
 /* SQL: set_node_dsn(node_name name, dsn text): how peers reach this node from now on. */
 Datum
 rp_set_node_dsn(PG_FUNCTION_ARGS)
@@ -437,14 +470,13 @@ rp_set_node_dsn(PG_FUNCTION_ARGS)
 
 	rp_writable_required("replp2p.set_node_dsn()");
 	node = active_node_required("replp2p.set_node_dsn()");
-	rp_dsn_require_own(dsn);
 	self_read(own_name, old_dsn, &status, node);
 	if (strcmp(name, own_name) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("node \"%s\" is not this node", name),
-				 errdetail("This is node \"%s\".", own_name),
-				 errhint("Only a node itself can say how it is reached: call this on \"%s\".", name)));
+	{
+		peer_dsn_set(node, name, dsn);
+		PG_RETURN_VOID();
+	}
+	rp_dsn_require_own(dsn);
 
 	rp_identity_read(MyDatabaseId, &me);
 	self_describe(&me, own_name, dsn, &row);

@@ -284,18 +284,32 @@ relations_required(const P2pInvite *invite)
 	PG_END_TRY();
 }
 
+/* Error context: keep the statement, which has a good invite in it, out of the server's log. */
+static void
+statement_hide(void *unused)
+{
+	(void) unused;
+	errhidestmt(true);
+	errhidecontext(true);
+}
+
 /* SQL: join_group(node_name name, dsn text, invite text) -> text, the node's id. */
 Datum
 rp_join_group(PG_FUNCTION_ARGS)
 {
-	const char *name = RP_ARG_NAME(0, "node_name");
-	const char *dsn = RP_ARG_TEXT(1, "dsn");
-	const char *invite_text = RP_ARG_TEXT(2, "invite");
+	ErrorContextCallback hide = {.callback = statement_hide, .previous = error_context_stack};
+	const char *name;
+	const char *dsn;
+	const char *invite_text;
 	char		id_text[P2P_ID_TEXT_SIZE];
 	P2pJoinReply reply;
 	P2pInvite	invite;
 	RpIdentity	me;
 
+	error_context_stack = &hide;
+	name = RP_ARG_NAME(0, "node_name");
+	dsn = RP_ARG_TEXT(1, "dsn");
+	invite_text = RP_ARG_TEXT(2, "invite");
 	rp_setup_required("replp2p.join_group()");
 	rp_name_required("node", name);
 	invite_read(invite_text, &invite);
@@ -318,6 +332,7 @@ rp_join_group(PG_FUNCTION_ARGS)
 	rp_members_changed(NULL);
 	p2p_wipe(&invite, sizeof(invite));
 	p2p_wipe(me.secret_key, sizeof(me.secret_key));
+	error_context_stack = hide.previous;
 
 	p2p_id_to_text(&me.self.id, id_text);
 	PG_RETURN_TEXT_P(cstring_to_text(id_text));

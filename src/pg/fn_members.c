@@ -98,9 +98,9 @@ stored_stamp_of(RpNode *node, const char *name)
 
 /*
  * SQL: accept_stamps(node_name name): apply what is stored here of a member
- * though its stamps are too far ahead of group time. What it commits later with
- * greater stamps is held again. All later stamps of this node, and of whoever
- * sees these changes, go beyond them.
+ * though its stamps are too far ahead of group time. All later stamps of this
+ * node, and of whoever sees these changes, go beyond them: so stamps of any origin
+ * are held again only from replp2p.max_clock_skew beyond what was accepted.
  */
 Datum
 rp_accept_stamps(PG_FUNCTION_ARGS)

@@ -51,9 +51,11 @@ typedef struct Gossip
 {
 	RpNode	   *node;
 	MemoryContext step;
-	bool		loaded;			/* membership was read at least once by this process */
+	uint64		read_generation;	/* of the catalog, as this process has read it */
+	bool		loaded;			/* it has, at least once */
 	uint64		generation;		/* of the membership that peers and pull follow */
 	bool		force_leave;
+	P2pId		sponsor;		/* by whom it joined; zeros if it created the group */
 
 	/* made when there is something to talk about */
 	MemoryContext life;			/* NULL = not made */
@@ -69,8 +71,7 @@ typedef struct Gossip
 
 static void step(Gossip *gossip);
 static void reload(Gossip *gossip);
-static bool reload_is_due(Gossip *gossip);
-static bool read_force_leave(void);
+static void read_local_node(Gossip *gossip);
 static void go(Gossip *gossip);
 static void become_active(Gossip *gossip);
 static void talk(Gossip *gossip);
@@ -134,53 +135,49 @@ step(Gossip *gossip)
 static void
 reload(Gossip *gossip)
 {
-	RpNodeStatus before = rp_node_status(gossip->node);
+	uint64		wanted = pg_atomic_read_u64(&gossip->node->wanted_generation);
 	bool		there;
 
-	if (!reload_is_due(gossip))
+	/* apply may have loaded it before us; what only we read is read all the same */
+	if (gossip->loaded && wanted <= gossip->read_generation)
 		return;
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	there = rp_members_load(gossip->node);
 	if (there)
-		gossip->force_leave = read_force_leave();
+		read_local_node(gossip);
 	else
 		/* Still under the load's lock: nobody makes another node here meanwhile. */
 		rp_node_sweep_after_commit(gossip->node->dboid);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(gossip->step);
+	gossip->read_generation = wanted;
 	gossip->loaded = true;
 	if (!there)
 		proc_exit(0);
-	if (rp_node_status(gossip->node) != before)
-		rp_launcher_wake();		/* other workers are wanted now */
 }
 
-static bool
-reload_is_due(Gossip *gossip)
+/*
+ * Read what only this worker wants of the node's row: was leave_group told not
+ * to wait for the others, and by whom did it join? In a transaction.
+ */
+static void
+read_local_node(Gossip *gossip)
 {
-	uint64		wanted = pg_atomic_read_u64(&gossip->node->wanted_generation);
-	uint64		loaded;
-
-	LWLockAcquire(&gossip->node->lock, LW_SHARED);
-	loaded = gossip->node->loaded_generation;
-	LWLockRelease(&gossip->node->lock);
-	return !gossip->loaded || wanted > loaded;
-}
-
-/* Was leave_group told not to wait for the others? In a transaction. */
-static bool
-read_force_leave(void)
-{
+	P2pId		nobody = {0};
+	RpArg		args[] = {rp_arg_bytes(&nobody, P2P_ID_SIZE)};
 	RpCatalog	catalog;
-	bool		force;
 
+	gossip->force_leave = false;
 	rp_catalog_open(&catalog);
-	force = rp_catalog_run("SELECT force_leave FROM replp2p.local_node",
-						   SPI_OK_SELECT, NULL, 0) > 0 && DatumGetBool(rp_column(0, 1));
+	if (rp_catalog_run("SELECT force_leave, coalesce(sponsor_id, $1) FROM replp2p.local_node",
+					   SPI_OK_SELECT, args, lengthof(args)) > 0)
+	{
+		gossip->force_leave = DatumGetBool(rp_column(0, 1));
+		rp_column_bytes(0, 2, &gossip->sponsor, P2P_ID_SIZE);
+	}
 	rp_catalog_close(&catalog);
-	return force;
 }
 
 /* Remove the node from the catalog; then there is none to read, and this process ends. */
@@ -251,6 +248,7 @@ prepare(Gossip *gossip)
 	before_shmem_exit(wipe_identity, PointerGetDatum(gossip->me));
 	rp_identity_read(MyDatabaseId, gossip->me);
 	gossip->pull = rp_pull_make(gossip->node, gossip->me);
+	rp_pull_donor(gossip->pull, &gossip->sponsor);
 	gossip->peers = rp_peers_make(gossip->node, gossip->me, gossip->pull);
 	gossip->stability = rp_stability_make(gossip->node);
 	gossip->leave = rp_leave_make(gossip->node, gossip->me);

@@ -23,6 +23,7 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "changelog.h"
 #include "members.h"
 #include "nodeview.h"
 #include "rowbuilder.h"
@@ -81,7 +82,7 @@ static const HealthCheck checks[] = {
 	{"workers", check_workers, "all workers are running"},
 	{"worker_errors", check_worker_errors, "no worker has failed within the last hour"},
 	{"capture", check_capture, "capture keeps up with the WAL"},
-	{"own_log", check_own_log, "no member knows more of this node than it does itself"},
+	{"own_log", check_own_log, "it is whole, as far as known, and no member knows more of this node"},
 	{"members", check_members, "all members are heard"},
 	{"node_names", check_node_names, "the names of the members are different"},
 	{"apply", check_apply, "nothing stands in the way of applying"},
@@ -300,7 +301,10 @@ check_capture(HealthReport *report)
 				behind / BYTES_PER_MB, LSN_FORMAT_ARGS(view->confirmed_lsn));
 }
 
-/* Has somebody transactions of ours that we lack? Then our data directory went back in time. */
+/*
+ * Is our own log damaged? Has somebody transactions of ours that we lack? Then
+ * our data directory went back in time.
+ */
 static void
 check_own_log(HealthReport *report)
 {
@@ -309,6 +313,12 @@ check_own_log(HealthReport *report)
 	uint64		told = rp_view_told_seq(view, RP_SELF, &teller);
 	uint64		own = view->members[RP_SELF].m.stored_seq;
 
+	if (rp_log_is_suspect(MyDatabaseId, &view->members[RP_SELF].m.origin))
+		finding(report, CRITICAL_STATUS,
+				"Members get the transactions that cannot be read here from one another, if one of "
+				"them has them. Restore the log's files from a backup, and restart the server; or "
+				"leave the group by replp2p.leave_group(force => true) and join it again.",
+				"the change log of this node is damaged on this disk");
 	if (told > own)
 		finding(report, CRITICAL_STATUS,
 				"A backup was restored, or a standby promoted that had not received everything. "

@@ -41,6 +41,7 @@
 #include "compat.h"
 #include "identity.h"
 #include "join_internal.h"
+#include "link.h"
 #include "settings.h"
 #include "states.h"
 #include "worker.h"
@@ -133,11 +134,11 @@ try_step(RpNode *node, void (*step) (RpNode *node))
 static void
 pause_for(RpNode *node, int pause_ms)
 {
-	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause_ms);
-	long		left;
+	int64		end_us = rp_monotonic_us() + pause_ms * INT64CONST(1000);
+	int64		left_us;
 
-	while ((left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end)) > 0)
-		rp_worker_wait(node, RP_WORKER_JOIN, left, PG_WAIT_EXTENSION);
+	while ((left_us = end_us - rp_monotonic_us()) > 0)
+		rp_worker_wait(node, RP_WORKER_JOIN, left_us / 1000 + 1, PG_WAIT_EXTENSION);
 }
 
 /* Main of the join worker. */

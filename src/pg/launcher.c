@@ -296,6 +296,7 @@ static TimestampTz
 charge_supervise(RpNode *node, RpWorkerKind kind, Charge *charge, bool wanted)
 {
 	RpWorkerSlot slot;
+	TimestampTz now;
 	pid_t		pid;
 
 	if (charge->handle != NULL)
@@ -311,7 +312,10 @@ charge_supervise(RpNode *node, RpWorkerKind kind, Charge *charge, bool wanted)
 		charge->backoff_ms = 0;
 	if (!wanted || slot.stop || slot.pid != 0)
 		return DT_NOEND;
-	if (slot.retry_at > GetCurrentTimestamp())
+	/* A time beyond any backoff is left from before the clock was set back. */
+	now = GetCurrentTimestamp();
+	if (slot.retry_at > now &&
+		slot.retry_at <= TimestampTzPlusMilliseconds(now, BACKOFF_MAX_MS))
 		return slot.retry_at;
 	charge_start(node, kind, charge);
 	return charge->handle != NULL ? DT_NOEND : GetCurrentTimestamp();

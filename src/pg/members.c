@@ -283,6 +283,7 @@ static void
 node_copy(RpNode *node, const LoadedNode *loaded)
 {
 	bool		trust_progress;
+	bool		turned = false;
 
 	LWLockAcquire(&node->lock, LW_EXCLUSIVE);
 	if (loaded->generation >= node->loaded_generation)
@@ -295,10 +296,13 @@ node_copy(RpNode *node, const LoadedNode *loaded)
 			if (loaded->members[slot].status != RP_MEMBER_FREE)
 				member_copy(node, slot, &loaded->members[slot], trust_progress);
 		node->nmembers = Max(node->nmembers, loaded->nmembers);
+		turned = node->status != loaded->status;
 		node->status = loaded->status;
 		node->loaded_generation = loaded->generation;
 	}
 	LWLockRelease(&node->lock);
+	if (turned)
+		rp_launcher_wake();		/* other workers are wanted now */
 }
 
 /* Mark the node as gone: its database has no row for it any more. */

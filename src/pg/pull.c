@@ -22,7 +22,11 @@
  * is there.
  *
  * Where a log may begin: at the origin's first batch (seq 1, previous hash
- * zero); on a node that joined, anywhere up to what its copy covers.
+ * zero); on a node that joined, anywhere up to what its copy covers. That part,
+ * which holds the versions of copied rows, comes from the donor of the copy and
+ * nobody else. What is stable at another member, and trimmed there, need not be so at
+ * the donor: a change that is concurrent with it may have reached that member,
+ * but not the copy. The donor keeps it until this node acks (states.c).
  *
  * A member that left is pulled up to its last seq, from whomever has it.
  */
@@ -57,6 +61,7 @@ typedef struct PulledLog
 	uint8		public_key[P2P_PUBLIC_KEY_SIZE];
 	bool		left;
 	uint64		left_seq;
+	uint64		required_seq;	/* the copy that this node began with covers up to this */
 	uint64		covered_seq;	/* up to this its transactions are in the tables without the log */
 
 	P2pCursor	cursor;			/* behind the last batch appended */
@@ -77,6 +82,7 @@ struct RpPull
 	MemoryContext context;
 	RpNode	   *node;
 	const RpIdentity *me;
+	P2pId		donor;			/* of the copy; zeros if there was none */
 	int			nslots;
 	int64		stale_us;		/* the plan is to be made anew then; 0 = not */
 	PulledLog	logs[RP_MAX_MEMBERS];
@@ -108,6 +114,13 @@ rp_pull_make(RpNode *node, const RpIdentity *me)
 	pull->node = node;
 	pull->me = me;
 	return pull;
+}
+
+/* Note the donor. */
+void
+rp_pull_donor(RpPull *pull, const P2pId *donor)
+{
+	pull->donor = *donor;
 }
 
 /* Follow membership. */
@@ -152,6 +165,7 @@ take_member(RpPull *pull, int slot)
 		log->left = member->status == RP_MEMBER_LEFT;
 		log->left_seq = member->left_seq;
 		SpinLockAcquire(&pull->node->vector_lock);
+		log->required_seq = member->required_seq;
 		log->covered_seq = Max(member->required_seq, member->applied_seq);
 		SpinLockRelease(&pull->node->vector_lock);
 	}
@@ -254,6 +268,8 @@ choose_source(RpPull *pull, int slot, const bool *reachable, const int64 *rtt_us
 {
 	const PulledLog *log = &pull->logs[slot];
 	int64		now = rp_monotonic_us();
+	bool		donor_only = log->cursor.seq < log->required_seq &&
+		rp_node_status(pull->node) == RP_NODE_CATCHUP;
 	P2pPlanPeer peers[RP_MAX_MEMBERS];
 	int			slots[RP_MAX_MEMBERS];
 	uint32		n = 0;
@@ -266,6 +282,8 @@ choose_source(RpPull *pull, int slot, const bool *reachable, const int64 *rtt_us
 		int64		until = log->penalty_us[peer];
 
 		if (!reachable[peer] || other->writer == NULL)
+			continue;
+		if (donor_only && p2p_id_compare(&other->origin.id, &pull->donor) != 0)
 			continue;
 		if (until > now)
 		{

@@ -21,6 +21,11 @@ RpPull	   *rp_pull_make(RpNode *node, const RpIdentity *me);
  * which recovers it, and publish what it holds. Cheap when nothing has changed.
  */
 void		rp_pull_refresh(RpPull *pull);
+/*
+ * From whom this node was copied: while it catches up, what the copy covers is
+ * pulled from him only.
+ */
+void		rp_pull_donor(RpPull *pull, const P2pId *donor);
 /* A member has said what it stores. */
 void		rp_pull_heard(RpPull *pull, int slot, const P2pVector *stored);
 /* Plan who is asked for what. reachable: by slot. */

@@ -16,7 +16,8 @@
  *
  * While waiting the backend holds no snapshot and no lock but its virtual xid
  * (exchange.c sees to that); it notices interrupts, a closed connection and the
- * postmaster's death. Waking: the writer of a log broadcasts stored_cv.
+ * postmaster's death. Waking: the writer of a log broadcasts stored_cv; so does who
+ * wants the database for himself (drops.c).
  *
  * A reader per log stays open between requests, at the place where the last reply
  * ended: reading on costs no look-up. Cancelling or an ERROR in between leaves a
@@ -35,6 +36,7 @@
 #include "link.h"
 #include "serve.h"
 #include "states.h"
+#include "worker.h"
 
 /*
  * The server's own wait set of a client's connection: socket, latch,
@@ -62,6 +64,7 @@ typedef struct ServedWant
 	int			slot;
 	ServedLog  *log;
 	uint64		stored_seq;		/* as published when reading began */
+	bool		begun;			/* a batch of it stands in the reply */
 	bool		done;
 } ServedWant;
 
@@ -196,7 +199,7 @@ wait_for_news(RpNode *node, const ServedWant *wants, int n, uint32 wait_ms)
 	if (wait_ms == 0 || any_news(node, wants, n))
 		return;
 	ConditionVariablePrepareToSleep(&node->stored_cv);
-	while (!any_news(node, wants, n))
+	while (!any_news(node, wants, n) && !rp_workers_are_stopped(node))
 	{
 		int64		left_us = until - rp_monotonic_us();
 
@@ -324,6 +327,7 @@ read_one(RpNode *node, ServedWant *want, StringInfo reply)
 		return status;
 	}
 	log->placed = true;
+	want->begun = true;
 	log->seq = batch.span.final ? batch.span.last_seq : batch.span.first_seq - 1;
 	log->parts = batch.span.final ? 0 : batch.span.part + 1;
 
@@ -344,12 +348,14 @@ stand_at(ServedWant *want)
 {
 	ServedLog  *log = want->log;
 	const P2pPullWant *w = want->want;
-	bool		reading_on = log->seq > w->after_seq ||
-		(log->seq == w->after_seq && log->parts >= w->parts);
+	bool		from_start = w->from_start && !want->begun;
+	/* A peer asks for what it had before when its log was cut, or it refused what we sent. */
+	bool		reading_on = want->begun ||
+		(log->seq == w->after_seq && log->parts == w->parts);
 
-	if (!log->placed || w->from_start || !reading_on)
+	if (!log->placed || from_start || !reading_on)
 	{
-		log->placed = rp_log_seek(log->reader, w->after_seq, w->parts, w->from_start);
+		log->placed = rp_log_seek(log->reader, w->after_seq, w->parts, from_start);
 		log->seq = w->after_seq;
 		log->parts = w->parts;
 	}

@@ -86,6 +86,7 @@ node_reset(RpNode *node)
 	node->confirmed_lsn = InvalidXLogRecPtr;
 	node->captured_below = InvalidTransactionId;
 	node->last_stamp = 0;
+	node->own_time = 0;
 	node->capture_ready = false;
 	node->last_commit_time = 0;
 	node->floor = 0;

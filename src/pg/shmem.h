@@ -197,6 +197,7 @@ typedef struct RpNode
 	XLogRecPtr	confirmed_lsn;	/* slot's */
 	TransactionId captured_below;	/* every committed xid before it is captured; Invalid = unknown */
 	P2pStamp	last_stamp;		/* origin's previous stamp */
+	P2pStamp	own_time;		/* greatest stamp that came from this node's own clock */
 	bool		capture_ready;	/* the slot stands */
 	TimestampTz last_commit_time;	/* of the last captured local transaction */
 	/* Lock: vector_lock. Writers: apply raises, capture reads inside its stamping section. */

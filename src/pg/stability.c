@@ -28,7 +28,6 @@
 #include "utils/memutils.h"
 
 #include "changelog.h"
-#include "crashpoint.h"
 #include "link.h"
 #include "stability.h"
 #include "versions.h"
@@ -237,7 +236,6 @@ trim_log(RpStability *stability, int slot, uint64 stable_seq)
 
 	oldest_seq = rp_log_trim(MyDatabaseId, &origin, stable_seq, &bytes_left);
 	stability->trimmed_seq[slot] = stable_seq;
-	RP_CRASH_POINT("gossip_after_trim");
 
 	SpinLockAcquire(&node->vector_lock);
 	if (oldest_seq > member->oldest_seq)

@@ -12,6 +12,9 @@
  * name, a peer knows a greater one; it comes back to us here, and the next
  * own state goes beyond it.
  *
+ * A node that joins acks nothing before its logs hold all that its copy covers:
+ * until then the copy's donor must not trim it (pull.c).
+ *
  * Signatures are verified without a lock, on a copy of the key; the counter is
  * looked at before (to save the work) and again under the lock.
  */
@@ -26,6 +29,7 @@
 #include "p2p_clock.h"
 
 static P2pNodePhase own_phase(RpNode *node);
+static bool copy_is_covered(RpNode *node);
 static uint64 counter_of(RpNode *node, int slot);
 static uint64 counter_in(const P2pGossip *gossip, const P2pOrigin *origin);
 static void keep_state(RpNode *node, int slot, const P2pNodeState *state);
@@ -142,6 +146,8 @@ rp_state_publish(RpNode *node, const RpIdentity *me)
 	rp_vector_stored(node, &state.stored);
 	rp_vector_oldest(node, &state.oldest);
 	rp_vector_captured(node, &state.ack);
+	if (!copy_is_covered(node))
+		p2p_vector_clear(&state.ack);
 	SpinLockAcquire(&node->vector_lock);
 	for (int i = 0; i < RP_MAX_MEMBERS; i++)
 		state.log_bytes += node->members[i].log_bytes;
@@ -158,6 +164,19 @@ rp_state_publish(RpNode *node, const RpIdentity *me)
 	last = state;
 	published_us = rp_monotonic_us();
 	return true;
+}
+
+/* Do the logs hold what the copy that this node began with covers? */
+static bool
+copy_is_covered(RpNode *node)
+{
+	bool		covered = true;
+
+	SpinLockAcquire(&node->vector_lock);
+	for (int slot = RP_SELF + 1; slot < RP_MAX_MEMBERS && covered; slot++)
+		covered = node->members[slot].stored_seq >= node->members[slot].required_seq;
+	SpinLockRelease(&node->vector_lock);
+	return covered;
 }
 
 /* Do two states of this node say the same? */

@@ -257,6 +257,15 @@ workers_set_stop(RpNode *node, bool stop)
 	LWLockRelease(&node->lock);
 }
 
+/* Are the workers stopped for a command? Unlocked: looked at again and again. */
+bool
+rp_workers_are_stopped(RpNode *node)
+{
+	volatile RpNode *shared = node;
+
+	return shared->workers[RP_WORKER_GOSSIP].stop;
+}
+
 /*
  * Stop all workers of a database and wait until they are out of it; they stay
  * away until rp_workers_allow, which the caller owes even after an error.
@@ -270,6 +279,8 @@ rp_workers_stop_and_wait(Oid dboid)
 	if (node == NULL)
 		return;
 	workers_set_stop(node, true);
+	/* backends that serve a long poll */
+	ConditionVariableBroadcast(&node->stored_cv);
 	ConditionVariablePrepareToSleep(&node->status_cv);
 	while (rp_workers_push_out(node, TimestampDifferenceExceeds(start, GetCurrentTimestamp(),
 																STOP_GRACE_MS)))

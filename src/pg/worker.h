@@ -51,6 +51,8 @@ bool		rp_workers_push_out(RpNode *node, bool force);
 /* Stop all workers of a database (and keep them stopped), wait for it; then let them start again. */
 void		rp_workers_stop_and_wait(Oid dboid);
 void		rp_workers_allow(Oid dboid);
+/* Are they stopped for such a command? Then backends that serve peers have to leave the database, too. */
+bool		rp_workers_are_stopped(RpNode *node);
 /* After the commit of DROP EXTENSION or DROP DATABASE: sweep slot, origins, files. */
 void		rp_node_sweep_after_commit(Oid dboid);
 

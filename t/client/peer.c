@@ -60,7 +60,7 @@ static P2pSession session;
 static Bytes held[HELD];
 
 /* End the program: it was called wrongly, or has no memory. */
-static void
+_Noreturn static void
 give_up(const char *why)
 {
 	fprintf(stderr, "peer: %s\n", why);

@@ -8,8 +8,6 @@
  * record's CRC-32C right again. HOW:
  *
  *	  body        a bit of the body
- *	  rehash      a bit of the body, and the body's hash in the header to fit
- *	  stamp       the stamp in the header
  *	  resign      nothing, but signed with KEYFILE's key
  *	  previous    another previous hash, signed with KEYFILE's key
  *	  group       another group, signed with KEYFILE's key
@@ -22,12 +20,10 @@
 #include "p2p_batch.h"
 #include "p2p_logrec.h"
 
-/* Where things stand in a batch, see p2p_batch.h; in node.key, see identity.c. */
-#define BATCH_STAMP 64
-#define BATCH_BODY_HASH 104
+/* Where the secret key stands in node.key, see identity.c. */
 #define KEY_FILE_SECRET 76
 
-static void
+_Noreturn static void
 give_up(const char *why)
 {
 	fprintf(stderr, "tamper: %s\n", why);
@@ -75,7 +71,6 @@ find_record(const uint8_t *bytes, size_t length, uint64_t seq)
 		at += P2P_LOGREC_HEADER_SIZE + size;
 	}
 	give_up("no batch holds that transaction");
-	return 0;
 }
 
 /* Sign a batch with the key of a file, in place; its size stays. */
@@ -99,14 +94,8 @@ sign(uint8_t *bytes, P2pBatch *batch, const char *key_file)
 static void
 falsify(uint8_t *bytes, P2pBatch *batch, const char *how, const char *key_file)
 {
-	uint8_t    *body = bytes + batch->header_length;
-
-	if (strcmp(how, "body") == 0 || strcmp(how, "rehash") == 0)
-		body[batch->body_length - 1] ^= 1;
-	if (strcmp(how, "rehash") == 0)
-		p2p_hash(body, batch->body_length, NULL, 0, bytes + BATCH_BODY_HASH);
-	if (strcmp(how, "stamp") == 0)
-		bytes[BATCH_STAMP] ^= 1;
+	if (strcmp(how, "body") == 0)
+		bytes[batch->header_length + batch->body_length - 1] ^= 1;
 	if (strcmp(how, "previous") == 0)
 		batch->previous_hash[0] ^= 1;
 	if (strcmp(how, "group") == 0)
