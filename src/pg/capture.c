@@ -62,7 +62,7 @@
 
 #include "capture.h"
 #include "crashpoint.h"
-#include "link.h"
+#include "monotonic.h"
 #include "settings.h"
 #include "versions.h"
 #include "worker.h"

@@ -42,9 +42,9 @@
 
 #include "capture.h"
 #include "crashpoint.h"
-#include "link.h"
 #include "p2p_batch.h"
 #include "p2p_stamp.h"
+#include "monotonic.h"
 #include "settings.h"
 #include "versions.h"
 

@@ -54,7 +54,7 @@
 
 #include "capture.h"
 #include "decode.h"
-#include "link.h"
+#include "monotonic.h"
 #include "versions.h"
 #include "worker.h"
 

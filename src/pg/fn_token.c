@@ -25,7 +25,7 @@
 #include "p2p_token.h"
 
 #include "barrier.h"
-#include "link.h"
+#include "monotonic.h"
 #include "nodeview.h"
 #include "setup.h"
 #include "shmem.h"

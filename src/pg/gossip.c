@@ -33,7 +33,7 @@
 #include "identity.h"
 #include "join_serve.h"
 #include "leave.h"
-#include "link.h"
+#include "monotonic.h"
 #include "peers.h"
 #include "pull.h"
 #include "settings.h"

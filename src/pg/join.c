@@ -41,7 +41,7 @@
 #include "compat.h"
 #include "identity.h"
 #include "join_internal.h"
-#include "link.h"
+#include "monotonic.h"
 #include "settings.h"
 #include "states.h"
 #include "worker.h"

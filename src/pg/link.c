@@ -28,6 +28,7 @@
 
 #include "identity.h"
 #include "link.h"
+#include "monotonic.h"
 #include "settings.h"
 
 #define FIRST_BACKOFF_US 200000
@@ -53,16 +54,6 @@ static bool collect(RpLink *link, bool *complete);
 static RpLinkEvent take_result(RpLink *link);
 static RpLinkEvent take_welcome(RpLink *link, const void *bytes, size_t length);
 static RpLinkEvent take_frame(RpLink *link, const void *bytes, size_t length);
-
-/* Return monotonic time in microseconds. */
-int64
-rp_monotonic_us(void)
-{
-	instr_time	now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	return (int64) INSTR_TIME_GET_MICROSEC(now);
-}
 
 /* Copy the first line of text, printable ASCII only, into clean. */
 void

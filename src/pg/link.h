@@ -80,9 +80,6 @@ typedef struct RpLink
 	int			attempts;
 } RpLink;
 
-/* Monotonic time in microseconds: for deadlines and round trips, which no step of the clock may touch. */
-int64		rp_monotonic_us(void);
-
 /*
  * Make a link; it connects when first stepped. It lives in a child of
  * CurrentMemoryContext, whose reset or deletion closes it, too.

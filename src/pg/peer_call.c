@@ -16,6 +16,7 @@
 
 #include "identity.h"
 #include "link.h"
+#include "monotonic.h"
 #include "peer_call.h"
 #include "settings.h"
 

@@ -22,8 +22,9 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "link.h"
 #include "linkset.h"
+#include "link.h"
+#include "monotonic.h"
 #include "peers.h"
 #include "settings.h"
 #include "states.h"

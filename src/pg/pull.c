@@ -37,7 +37,7 @@
 
 #include "changelog.h"
 #include "crashpoint.h"
-#include "link.h"
+#include "monotonic.h"
 #include "peers.h"
 #include "pull.h"
 #include "settings.h"

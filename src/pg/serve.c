@@ -33,7 +33,7 @@
 #include "utils/timestamp.h"
 
 #include "changelog.h"
-#include "link.h"
+#include "monotonic.h"
 #include "serve.h"
 #include "states.h"
 #include "worker.h"

@@ -28,7 +28,7 @@
 #include "utils/memutils.h"
 
 #include "changelog.h"
-#include "link.h"
+#include "monotonic.h"
 #include "stability.h"
 #include "versions.h"
 

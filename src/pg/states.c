@@ -22,7 +22,7 @@
 
 #include "utils/timestamp.h"
 
-#include "link.h"
+#include "monotonic.h"
 #include "settings.h"
 #include "states.h"
 
