@@ -28,21 +28,15 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/heapam.h"
-#include "access/htup_details.h"
-#include "access/nbtree.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "commands/tablecmds.h"
 #include "executor/executor.h"
-#include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
-#include "utils/datum.h"
-#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -56,18 +50,12 @@
 static XLogRecPtr deletes_known_to = InvalidXLogRecPtr;
 
 static RpOpenRelation *relation_of(RpApplyTransaction *txn, RpRelationMap *map);
-static bool row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out);
 static RpSlotVersion row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row);
 static P2pVersion version_of(RpApplyTransaction *txn, const RpSlotVersion *v);
 static void change_key(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 					   TupleTableSlot *key, bool *has_base, TupleTableSlot *base);
 static bool change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 						TupleTableSlot *key);
-static void store_build(RpOpenRelation *open, TupleTableSlot *base);
-static bool row_insert(RpOpenRelation *open);
-static void deferred_refuse(RpOpenRelation *open, List *unchecked);
-static void row_update(RpOpenRelation *open);
-static void row_delete(RpOpenRelation *open, TupleTableSlot *row);
 static void deletes_complete(RpApplyTransaction *txn, Oid table);
 static bool insert_is_overruled(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 								TupleTableSlot *key);
@@ -203,7 +191,7 @@ change_key(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSl
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (base && row_find(open, key, open->local))
+		if (base && rp_row_find(open, key, open->local))
 		{
 			ExecCopySlot(base, open->local);
 			*has_base = true;
@@ -225,7 +213,7 @@ change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableS
 	RpConflictRecord record = {0};
 	P2pDecision decision;
 
-	here.row_exists = row_find(open, key, open->local);
+	here.row_exists = rp_row_find(open, key, open->local);
 	if (here.row_exists)
 	{
 		row = row_version(txn, open, open->local);
@@ -237,7 +225,7 @@ change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableS
 
 	/* history first: the images are still as they were found */
 	if (op != P2P_OP_DELETE && decision.incoming_wins)
-		store_build(open, here.row_exists ? open->local : NULL);
+		rp_row_build(open, here.row_exists ? open->local : NULL);
 	record.conflict = decision.conflict;
 	record.incoming_wins = decision.incoming_wins;
 	record.open = open;
@@ -256,16 +244,16 @@ change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableS
 		case P2P_REMEMBER_DELETE:
 			break;
 		case P2P_INSERT_ROW:
-			if (!row_insert(open))
+			if (!rp_row_insert(open))
 				return false;
 			if (insert_is_overruled(txn, open, op, key))
 				return true;
 			break;
 		case P2P_UPDATE_ROW:
-			row_update(open);
+			rp_row_update(open);
 			break;
 		case P2P_DELETE_ROW:
-			row_delete(open, open->local);
+			rp_row_delete(open, open->local);
 			break;
 	}
 	if (decision.remember)
@@ -274,88 +262,6 @@ change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableS
 		rp_conflict_record(txn, &record);
 	CommandCounterIncrement();
 	return true;
-}
-
-/* Walk the key's index entries under snapshot; true and the row in out if one is visible. */
-static bool
-index_look(RpOpenRelation *open, TupleTableSlot *key, Snapshot snapshot, TupleTableSlot *out)
-{
-	RpRelationMap *map = open->map;
-	Relation	index = NULL;
-	ScanKeyData scan_keys[INDEX_MAX_KEYS];
-	IndexScanDesc scan;
-	bool		found;
-
-	for (int i = 0; i < open->result->ri_NumIndices && index == NULL; i++)
-	{
-		if (RelationGetRelid(open->result->ri_IndexRelationDescs[i]) == map->key_index)
-			index = open->result->ri_IndexRelationDescs[i];
-	}
-	if (index == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("the identity index of table \"%s.%s\" has just changed",
-						map->remote.schema, map->remote.name),
-				 errhint("Applying is tried again by itself.")));
-	for (int k = 0; k < map->nkeys; k++)
-	{
-		ScanKeyInit(&scan_keys[k], k + 1, BTEqualStrategyNumber, map->key_equal_proc[k],
-					key->tts_values[map->key_attnos[k]]);
-		scan_keys[k].sk_collation = map->key_collation[k];
-		if (key->tts_isnull[map->key_attnos[k]])
-			scan_keys[k].sk_flags |= SK_ISNULL;
-	}
-	scan = index_beginscan(open->rel, index, snapshot, map->nkeys, 0);
-	index_rescan(scan, scan_keys, map->nkeys, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, out);
-	if (found)
-		ExecMaterializeSlot(out);
-	index_endscan(scan);
-	return found;
-}
-
-/* Find and lock the row of key; false: there is none. */
-static bool
-row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out)
-{
-	for (;;)
-	{
-		SnapshotData dirty;
-		TM_FailureData failure;
-		TM_Result	result;
-
-		CHECK_FOR_INTERRUPTS();
-		InitDirtySnapshot(dirty);
-		if (index_look(open, key, &dirty, out))
-		{
-			TransactionId wait_for = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
-
-			if (TransactionIdIsValid(wait_for))
-			{
-				XactLockTableWait(wait_for, NULL, NULL, XLTW_None);
-				continue;
-			}
-			PushActiveSnapshot(GetLatestSnapshot());
-			result = table_tuple_lock(open->rel, &out->tts_tid, GetActiveSnapshot(), out,
-									  GetCurrentCommandId(false), LockTupleExclusive,
-									  LockWaitBlock, 0, &failure);
-			PopActiveSnapshot();
-			if (result == TM_Ok)
-				return true;
-			if (result != TM_Updated && result != TM_Deleted)
-				elog(ERROR, "unexpected result of locking a row: %d", (int) result);
-		}
-		else
-		{
-			Snapshot	fresh = RegisterSnapshot(GetLatestSnapshot());
-			bool		hidden = index_look(open, key, fresh, open->found);
-
-			UnregisterSnapshot(fresh);
-			ExecClearTuple(open->found);
-			if (!hidden)
-				return false;
-		}
-	}
 }
 
 /*
@@ -431,138 +337,6 @@ version_of(RpApplyTransaction *txn, const RpSlotVersion *v)
 	return version;
 }
 
-/*
- * Build in store what will stand here: the incoming values over those of base
- * (the row that is here), or over defaults if there is none.
- *
- * An unchanged TOAST value that was not in the origin's WAL any more keeps
- * what is here; the origin has changed or deleted it since in a later
- * transaction, whose greater version is on its way.
- */
-static void
-store_build(RpOpenRelation *open, TupleTableSlot *base)
-{
-	TupleTableSlot *store = open->store;
-	RpRelationMap *map = open->map;
-
-	ExecClearTuple(store);
-	if (base)
-	{
-		slot_getallattrs(base);
-		memcpy(store->tts_values, base->tts_values, sizeof(Datum) * map->natts);
-		memcpy(store->tts_isnull, base->tts_isnull, sizeof(bool) * map->natts);
-	}
-	else
-	{
-		memset(store->tts_isnull, true, sizeof(bool) * map->natts);
-		if (open->defaults == NULL && map->ndefaults > 0)
-		{
-			MemoryContext old = MemoryContextSwitchTo(open->estate->es_query_cxt);
-
-			open->defaults = palloc0(sizeof(ExprState *) * map->ndefaults);
-			for (int i = 0; i < map->ndefaults; i++)
-			{
-				if (map->defaults[i])
-					open->defaults[i] = ExecInitExpr((Expr *) map->defaults[i], NULL);
-			}
-			MemoryContextSwitchTo(old);
-		}
-		for (int i = 0; i < map->ndefaults; i++)
-		{
-			int			a = map->default_attnos[i];
-
-			if (open->defaults[i])
-				store->tts_values[a] = ExecEvalExpr(open->defaults[i],
-													GetPerTupleExprContext(open->estate),
-													&store->tts_isnull[a]);
-		}
-	}
-	for (int a = 0; a < map->natts; a++)
-	{
-		if (!open->given[a] || open->unavailable[a])
-			continue;
-		store->tts_values[a] = open->incoming->tts_values[a];
-		store->tts_isnull[a] = open->incoming->tts_isnull[a];
-	}
-	ExecStoreVirtualTuple(store);
-}
-
-/* Compute the generated columns of store. */
-static void
-store_generate(RpOpenRelation *open, CmdType command)
-{
-	TupleConstr *constraints = RelationGetDescr(open->rel)->constr;
-
-	if (constraints && constraints->has_generated_stored)
-		ExecComputeStoredGenerated(open->result, open->estate, open->store, command);
-}
-
-/* Insert store; false: a live row of that key appeared meanwhile (nothing is left behind). */
-static bool
-row_insert(RpOpenRelation *open)
-{
-	bool		clash = false;
-	List	   *unchecked;
-	uint32		token;
-	CommandId	cid = GetCurrentCommandId(true);
-
-	store_generate(open, CMD_INSERT);
-	open->estate->es_output_cid = cid;
-	open->store->tts_tableOid = RelationGetRelid(open->rel);
-	token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
-	table_tuple_insert_speculative(open->rel, open->store, cid, 0, NULL, token);
-	unchecked = ExecInsertIndexTuples(open->result, open->store, open->estate, false, true, &clash,
-									  list_make1_oid(open->map->key_index));
-	table_tuple_complete_speculative(open->rel, open->store, token, !clash);
-	SpeculativeInsertionLockRelease(GetCurrentTransactionId());
-	if (!clash)
-		deferred_refuse(open, unchecked);
-	return !clash;
-}
-
-/*
- * Deferrable constraints are checked by triggers, which don't fire here: what
- * would have to be checked again later stops the origin rather than break them.
- */
-static void
-deferred_refuse(RpOpenRelation *open, List *unchecked)
-{
-	if (unchecked == NIL)
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_UNIQUE_VIOLATION),
-			 errmsg("a row would violate the deferrable constraint \"%s\" of table \"%s.%s\"",
-					get_rel_name(linitial_oid(unchecked)),
-					open->map->remote.schema, open->map->remote.name),
-			 errhint("Change one of the two rows on this node; applying goes on by itself.")));
-}
-
-/* Overwrite the locked row in local by store. */
-static void
-row_update(RpOpenRelation *open)
-{
-	bool		update_indexes;
-
-	store_generate(open, CMD_UPDATE);
-	open->estate->es_output_cid = GetCurrentCommandId(true);
-	open->store->tts_tableOid = RelationGetRelid(open->rel);
-	PushActiveSnapshot(GetLatestSnapshot());
-	simple_table_tuple_update(open->rel, &open->local->tts_tid, open->store, GetActiveSnapshot(),
-							  &update_indexes);
-	if (update_indexes)
-		deferred_refuse(open, ExecInsertIndexTuples(open->result, open->store, open->estate,
-													true, false, NULL, NIL));
-	PopActiveSnapshot();
-}
-
-static void
-row_delete(RpOpenRelation *open, TupleTableSlot *row)
-{
-	PushActiveSnapshot(GetLatestSnapshot());
-	simple_table_tuple_delete(open->rel, &row->tts_tid, GetActiveSnapshot());
-	PopActiveSnapshot();
-}
-
 /* A table without replica identity takes inserts as they come. */
 static void
 insert_without_key(RpApplyTransaction *txn, RpOpenRelation *open)
@@ -572,14 +346,8 @@ insert_without_key(RpApplyTransaction *txn, RpOpenRelation *open)
 
 	GetUserIdAndSecContext(&save_user, &save_sec);
 	SetUserIdAndSecContext(open->map->owner, save_sec | SECURITY_RESTRICTED_OPERATION);
-	store_build(open, NULL);
-	store_generate(open, CMD_INSERT);
-	open->estate->es_output_cid = GetCurrentCommandId(true);
-	open->store->tts_tableOid = RelationGetRelid(open->rel);
-	table_tuple_insert(open->rel, open->store, open->estate->es_output_cid, 0, NULL);
-	if (open->result->ri_NumIndices > 0)
-		deferred_refuse(open, ExecInsertIndexTuples(open->result, open->store, open->estate,
-													false, false, NULL, NIL));
+	rp_row_build(open, NULL);
+	rp_row_insert_anyway(open);
 	SetUserIdAndSecContext(save_user, save_sec);
 	CommandCounterIncrement();
 }
@@ -631,7 +399,7 @@ insert_is_overruled(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, Tup
 		return false;
 
 	CommandCounterIncrement();
-	row_delete(open, open->store);
+	rp_row_delete(open, open->store);
 	here.tombstone = version_of(txn, &tombstone);
 	decision = p2p_resolve(op, &txn->version, txn->deps, &here);
 	record.conflict = decision.conflict;
@@ -709,7 +477,7 @@ truncate_by_version(RpApplyTransaction *txn, RpOpenRelation *open)
 		CHECK_FOR_INTERRUPTS();
 		version = row_version(txn, open, open->local);
 		if (rp_slot_version_compare(&version, &txn->slot_version) <= 0)
-			row_delete(open, open->local);
+			rp_row_delete(open, open->local);
 	}
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);

@@ -2,7 +2,7 @@
  * apply_internal.h
  *	  Shared by the files of the apply worker only: apply.c (scheduling),
  *	  apply_stream.c (reading an origin's transactions), apply_change.c (one
- *	  change against the rows here), conflict_history.c.
+ *	  change against the rows here), apply_row.c, conflict_history.c.
  */
 #ifndef RP_APPLY_INTERNAL_H
 #define RP_APPLY_INTERNAL_H
@@ -36,6 +36,18 @@ void		rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags);
 void		rp_apply_close_relations(RpApplyTransaction *txn);
 /* Before the first apply: local deletes that the key index must know are all captured and read. */
 void		rp_apply_deletes_known_to(XLogRecPtr lsn);
+
+/* apply_row.c: find and lock the row of key into out; false: there is none. */
+bool		rp_row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out);
+/* Build open->store from the incoming values over base (the row here), or over defaults (NULL). */
+void		rp_row_build(RpOpenRelation *open, TupleTableSlot *base);
+/* Insert store; false: a live row of that key appeared meanwhile, and nothing is left behind. */
+bool		rp_row_insert(RpOpenRelation *open);
+/* Insert store into a table without a key. */
+void		rp_row_insert_anyway(RpOpenRelation *open);
+/* Overwrite the locked row in open->local by store. */
+void		rp_row_update(RpOpenRelation *open);
+void		rp_row_delete(RpOpenRelation *open, TupleTableSlot *row);
 
 /* conflict_history.c: write one row of history in the transaction. Slots may be NULL; local NULL = ancient. */
 typedef struct RpConflictRecord

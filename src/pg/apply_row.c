@@ -1,0 +1,258 @@
+/*
+ * apply_row.c
+ *	  Finding, locking, storing and removing one row: what apply_change.c decides,
+ *	  carried out on the table and its indexes.
+ *
+ * A row is found through the index of its key and locked until the
+ * transaction ends. An insert is speculative, as INSERT ... ON CONFLICT does it: if a live row
+ * of the same key appears meanwhile, ours is taken back and the caller looks
+ * again. Other unique indexes raise their error, which stops the origin.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/nbtree.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "apply_internal.h"
+
+static bool index_look(RpOpenRelation *open, TupleTableSlot *key, Snapshot snapshot,
+					   TupleTableSlot *out);
+static void store_generate(RpOpenRelation *open, CmdType command);
+static void deferred_refuse(RpOpenRelation *open, List *unchecked);
+
+/* Walk the key's index entries under snapshot; true and the row in out if one is visible. */
+static bool
+index_look(RpOpenRelation *open, TupleTableSlot *key, Snapshot snapshot, TupleTableSlot *out)
+{
+	RpRelationMap *map = open->map;
+	Relation	index = NULL;
+	ScanKeyData scan_keys[INDEX_MAX_KEYS];
+	IndexScanDesc scan;
+	bool		found;
+
+	for (int i = 0; i < open->result->ri_NumIndices && index == NULL; i++)
+	{
+		if (RelationGetRelid(open->result->ri_IndexRelationDescs[i]) == map->key_index)
+			index = open->result->ri_IndexRelationDescs[i];
+	}
+	if (index == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("the identity index of table \"%s.%s\" has just changed",
+						map->remote.schema, map->remote.name),
+				 errhint("Applying is tried again by itself.")));
+	for (int k = 0; k < map->nkeys; k++)
+	{
+		ScanKeyInit(&scan_keys[k], k + 1, BTEqualStrategyNumber, map->key_equal_proc[k],
+					key->tts_values[map->key_attnos[k]]);
+		scan_keys[k].sk_collation = map->key_collation[k];
+		if (key->tts_isnull[map->key_attnos[k]])
+			scan_keys[k].sk_flags |= SK_ISNULL;
+	}
+	scan = index_beginscan(open->rel, index, snapshot, map->nkeys, 0);
+	index_rescan(scan, scan_keys, map->nkeys, NULL, 0);
+	found = index_getnext_slot(scan, ForwardScanDirection, out);
+	if (found)
+		ExecMaterializeSlot(out);
+	index_endscan(scan);
+	return found;
+}
+
+/* Find and lock the row of key; false: there is none. */
+bool
+rp_row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out)
+{
+	for (;;)
+	{
+		SnapshotData dirty;
+		TM_FailureData failure;
+		TM_Result	result;
+
+		CHECK_FOR_INTERRUPTS();
+		InitDirtySnapshot(dirty);
+		if (index_look(open, key, &dirty, out))
+		{
+			TransactionId wait_for = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
+
+			if (TransactionIdIsValid(wait_for))
+			{
+				XactLockTableWait(wait_for, NULL, NULL, XLTW_None);
+				continue;
+			}
+			PushActiveSnapshot(GetLatestSnapshot());
+			result = table_tuple_lock(open->rel, &out->tts_tid, GetActiveSnapshot(), out,
+									  GetCurrentCommandId(false), LockTupleExclusive,
+									  LockWaitBlock, 0, &failure);
+			PopActiveSnapshot();
+			if (result == TM_Ok)
+				return true;
+			if (result != TM_Updated && result != TM_Deleted)
+				elog(ERROR, "unexpected result of locking a row: %d", (int) result);
+		}
+		else
+		{
+			Snapshot	fresh = RegisterSnapshot(GetLatestSnapshot());
+			bool		hidden = index_look(open, key, fresh, open->found);
+
+			UnregisterSnapshot(fresh);
+			ExecClearTuple(open->found);
+			if (!hidden)
+				return false;
+		}
+	}
+}
+
+/*
+ * Build in store what will stand here: the incoming values over those of base
+ * (the row that is here), or over defaults if there is none.
+ *
+ * An unchanged TOAST value that was not in the origin's WAL any more keeps
+ * what is here; the origin has changed or deleted it since in a later
+ * transaction, whose greater version is on its way.
+ */
+void
+rp_row_build(RpOpenRelation *open, TupleTableSlot *base)
+{
+	TupleTableSlot *store = open->store;
+	RpRelationMap *map = open->map;
+
+	ExecClearTuple(store);
+	if (base)
+	{
+		slot_getallattrs(base);
+		memcpy(store->tts_values, base->tts_values, sizeof(Datum) * map->natts);
+		memcpy(store->tts_isnull, base->tts_isnull, sizeof(bool) * map->natts);
+	}
+	else
+	{
+		memset(store->tts_isnull, true, sizeof(bool) * map->natts);
+		if (open->defaults == NULL && map->ndefaults > 0)
+		{
+			MemoryContext old = MemoryContextSwitchTo(open->estate->es_query_cxt);
+
+			open->defaults = palloc0(sizeof(ExprState *) * map->ndefaults);
+			for (int i = 0; i < map->ndefaults; i++)
+			{
+				if (map->defaults[i])
+					open->defaults[i] = ExecInitExpr((Expr *) map->defaults[i], NULL);
+			}
+			MemoryContextSwitchTo(old);
+		}
+		for (int i = 0; i < map->ndefaults; i++)
+		{
+			int			a = map->default_attnos[i];
+
+			if (open->defaults[i])
+				store->tts_values[a] = ExecEvalExpr(open->defaults[i],
+													GetPerTupleExprContext(open->estate),
+													&store->tts_isnull[a]);
+		}
+	}
+	for (int a = 0; a < map->natts; a++)
+	{
+		if (!open->given[a] || open->unavailable[a])
+			continue;
+		store->tts_values[a] = open->incoming->tts_values[a];
+		store->tts_isnull[a] = open->incoming->tts_isnull[a];
+	}
+	ExecStoreVirtualTuple(store);
+}
+
+/* Compute the generated columns of store. */
+static void
+store_generate(RpOpenRelation *open, CmdType command)
+{
+	TupleConstr *constraints = RelationGetDescr(open->rel)->constr;
+
+	if (constraints && constraints->has_generated_stored)
+		ExecComputeStoredGenerated(open->result, open->estate, open->store, command);
+}
+
+/* Insert store; false: a live row of that key appeared meanwhile (nothing is left behind). */
+bool
+rp_row_insert(RpOpenRelation *open)
+{
+	bool		clash = false;
+	List	   *unchecked;
+	uint32		token;
+	CommandId	cid = GetCurrentCommandId(true);
+
+	store_generate(open, CMD_INSERT);
+	open->estate->es_output_cid = cid;
+	open->store->tts_tableOid = RelationGetRelid(open->rel);
+	token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
+	table_tuple_insert_speculative(open->rel, open->store, cid, 0, NULL, token);
+	unchecked = ExecInsertIndexTuples(open->result, open->store, open->estate, false, true, &clash,
+									  list_make1_oid(open->map->key_index));
+	table_tuple_complete_speculative(open->rel, open->store, token, !clash);
+	SpeculativeInsertionLockRelease(GetCurrentTransactionId());
+	if (!clash)
+		deferred_refuse(open, unchecked);
+	return !clash;
+}
+
+/* Insert store into a table without a key. */
+void
+rp_row_insert_anyway(RpOpenRelation *open)
+{
+	store_generate(open, CMD_INSERT);
+	open->estate->es_output_cid = GetCurrentCommandId(true);
+	open->store->tts_tableOid = RelationGetRelid(open->rel);
+	table_tuple_insert(open->rel, open->store, open->estate->es_output_cid, 0, NULL);
+	if (open->result->ri_NumIndices > 0)
+		deferred_refuse(open, ExecInsertIndexTuples(open->result, open->store, open->estate,
+													false, false, NULL, NIL));
+}
+
+/*
+ * Deferrable constraints are checked by triggers, which don't fire here: what
+ * would have to be checked again later stops the origin rather than break them.
+ */
+static void
+deferred_refuse(RpOpenRelation *open, List *unchecked)
+{
+	if (unchecked == NIL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNIQUE_VIOLATION),
+			 errmsg("a row would violate the deferrable constraint \"%s\" of table \"%s.%s\"",
+					get_rel_name(linitial_oid(unchecked)),
+					open->map->remote.schema, open->map->remote.name),
+			 errhint("Change one of the two rows on this node; applying goes on by itself.")));
+}
+
+/* Overwrite the locked row in local by store. */
+void
+rp_row_update(RpOpenRelation *open)
+{
+	bool		update_indexes;
+
+	store_generate(open, CMD_UPDATE);
+	open->estate->es_output_cid = GetCurrentCommandId(true);
+	open->store->tts_tableOid = RelationGetRelid(open->rel);
+	PushActiveSnapshot(GetLatestSnapshot());
+	simple_table_tuple_update(open->rel, &open->local->tts_tid, open->store, GetActiveSnapshot(),
+							  &update_indexes);
+	if (update_indexes)
+		deferred_refuse(open, ExecInsertIndexTuples(open->result, open->store, open->estate,
+													true, false, NULL, NIL));
+	PopActiveSnapshot();
+}
+
+void
+rp_row_delete(RpOpenRelation *open, TupleTableSlot *row)
+{
+	PushActiveSnapshot(GetLatestSnapshot());
+	simple_table_tuple_delete(open->rel, &row->tts_tid, GetActiveSnapshot());
+	PopActiveSnapshot();
+}
