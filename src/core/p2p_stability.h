@@ -6,7 +6,7 @@
  * component included. At Z it is mature once Z has applied Y up to the ack's
  * own component. Stable = minimum over members of their latest mature acks.
  * "Acked by all" alone would let Y's own older write, still on its way, raise
- * the dead (CONFLICTS.md, "Stability").
+ * the dead.
  */
 #ifndef P2P_STABILITY_H
 #define P2P_STABILITY_H

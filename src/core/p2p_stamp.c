@@ -12,7 +12,7 @@
  *	                 that apply here had begun with has the greater stamp
  *
  * The last two make the order of versions extend causality whatever the clocks
- * say; each of them alone leaves nodes different (CONFLICTS.md, "Stamps").
+ * say; each of them alone leaves nodes different (exhaustive model of small histories).
  *
  * Called by capture for every local transaction, and wherever two versions are
  * compared. Nobody else may compare stamps by hand: the ties count.
