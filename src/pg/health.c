@@ -24,9 +24,9 @@
 
 #include "catalog.h"
 #include "changelog.h"
+#include "findings.h"
 #include "members.h"
 #include "nodeview.h"
-#include "rowbuilder.h"
 #include "settings.h"
 
 PG_FUNCTION_INFO_V1(rp_health);
@@ -43,16 +43,11 @@ PG_FUNCTION_INFO_V1(rp_health);
 
 #define BYTES_PER_MB ((uint64) 1024 * 1024)
 
-#define WARNING_STATUS "WARNING"
-#define CRITICAL_STATUS "CRITICAL"
-
 typedef struct HealthReport
 {
-	RpRow		row;
+	RpFindings	out;
 	RpNode	   *node;
 	const RpNodeView *view;
-	const char *check;			/* under way */
-	int			findings;		/* of it */
 } HealthReport;
 
 typedef struct HealthCheck
@@ -93,11 +88,6 @@ static const HealthCheck checks[] = {
 	{"drill", check_drill, "replp2p.unreachable_peers is not set"},
 };
 
-static void finding(HealthReport *report, const char *status, const char *hint,
-					const char *detail,...) pg_attribute_printf(4, 5);
-static void put_row(HealthReport *report, const char *status, const char *detail,
-					const char *hint);
-
 /* SQL: health() -> rows of (check_name, status, detail, hint). */
 Datum
 rp_health(PG_FUNCTION_ARGS)
@@ -106,58 +96,24 @@ rp_health(PG_FUNCTION_ARGS)
 
 	report.node = rp_node_required();
 	report.view = rp_node_view();
-	rp_row_begin(&report.row, fcinfo);
+	rp_row_begin(&report.out.row, fcinfo);
 	if (report.view == NULL)
 	{
-		report.check = checks[0].name;
-		put_row(&report, WARNING_STATUS, "the node is just being started, or removed",
-				"Ask again in a few seconds.");
+		report.out.check = checks[0].name;
+		rp_findings_put(&report.out, WARNING_STATUS, "the node is just being started, or removed",
+						"Ask again in a few seconds.");
 		return (Datum) 0;
 	}
 
 	for (size_t i = 0; i < lengthof(checks); i++)
 	{
-		report.check = checks[i].name;
-		report.findings = 0;
+		report.out.check = checks[i].name;
+		report.out.found = 0;
 		checks[i].run(&report);
-		if (report.findings == 0)
-			put_row(&report, "OK", checks[i].fine, NULL);
+		if (report.out.found == 0)
+			rp_findings_put(&report.out, "OK", checks[i].fine, NULL);
 	}
 	return (Datum) 0;
-}
-
-/* Add a row that says what the check under way has found. */
-static void
-finding(HealthReport *report, const char *status, const char *hint, const char *detail,...)
-{
-	StringInfoData text;
-	int			more;
-
-	initStringInfo(&text);
-	do
-	{
-		va_list		args;
-
-		va_start(args, detail);
-		more = appendStringInfoVA(&text, detail, args);
-		va_end(args);
-		if (more > 0)
-			enlargeStringInfo(&text, more);
-	} while (more > 0);
-	report->findings++;
-	put_row(report, status, text.data, hint);
-	pfree(text.data);
-}
-
-/* Add one row. */
-static void
-put_row(HealthReport *report, const char *status, const char *detail, const char *hint)
-{
-	rp_row_text(&report->row, report->check);
-	rp_row_text(&report->row, status);
-	rp_row_text(&report->row, detail);
-	rp_row_text(&report->row, hint);
-	rp_row_end(&report->row);
 }
 
 /* Return a duration as text, palloc'd. */
@@ -190,12 +146,12 @@ check_ready(HealthReport *report)
 	strlcpy(error, report->node->join.last_error, sizeof(error));
 	LWLockRelease(&report->node->lock);
 	if (report->view->status == RP_NODE_JOINING && error[0] != '\0')
-		finding(report, CRITICAL_STATUS, "See replp2p.stat_join; the join is tried again by itself.",
-				"joining has failed so far: %s", error);
+		rp_finding(&report->out, CRITICAL_STATUS, "See replp2p.stat_join; the join is tried again by itself.",
+				   "joining has failed so far: %s", error);
 	else
-		finding(report, WARNING_STATUS, "See replp2p.stat_join, or call replp2p.wait_for_ready().",
-				"the node is not active; its status is %s",
-				rp_node_status_name(report->view->status));
+		rp_finding(&report->out, WARNING_STATUS, "See replp2p.stat_join, or call replp2p.wait_for_ready().",
+				   "the node is not active; its status is %s",
+				   rp_node_status_name(report->view->status));
 }
 
 /* Return the name of a worker. */
@@ -245,16 +201,16 @@ check_workers(HealthReport *report)
 	launcher = rp_shared->launcher_pid;
 	LWLockRelease(&rp_shared->lock);
 	if (launcher == 0)
-		finding(report, CRITICAL_STATUS,
-				"It restarts by itself; if it doesn't, see the server's log.",
-				"the launcher is not running, so no worker is restarted");
+		rp_finding(&report->out, CRITICAL_STATUS,
+				   "It restarts by itself; if it doesn't, see the server's log.",
+				   "the launcher is not running, so no worker is restarted");
 
 	for (int kind = 0; kind < RP_WORKER_KINDS; kind++)
 		if (worker_is_due(report->view->status, kind) && report->view->workers[kind].pid == 0)
-			finding(report, CRITICAL_STATUS,
-					"It restarts by itself; if it doesn't, see the server's log, and whether "
-					"max_worker_processes suffices.",
-					"the %s worker is not running", worker_name(kind));
+			rp_finding(&report->out, CRITICAL_STATUS,
+					   "It restarts by itself; if it doesn't, see the server's log, and whether "
+					   "max_worker_processes suffices.",
+					   "the %s worker is not running", worker_name(kind));
 }
 
 /* Has a worker failed lately? */
@@ -268,10 +224,10 @@ check_worker_errors(HealthReport *report)
 		if (worker->last_error[0] == '\0' ||
 			report->view->now - worker->last_error_at > RECENT_ERROR_US)
 			continue;
-		finding(report, WARNING_STATUS, "See the server's log.",
-				"the %s worker failed at %s (" INT64_FORMAT " restarts): %s",
-				worker_name(kind), timestamptz_to_str(worker->last_error_at),
-				worker->restarts, worker->last_error);
+		rp_finding(&report->out, WARNING_STATUS, "See the server's log.",
+				   "the %s worker failed at %s (" INT64_FORMAT " restarts): %s",
+				   worker_name(kind), timestamptz_to_str(worker->last_error_at),
+				   worker->restarts, worker->last_error);
 	}
 }
 
@@ -285,20 +241,20 @@ check_capture(HealthReport *report)
 
 	if (!view->capture_ready)
 	{
-		finding(report, WARNING_STATUS,
-				"The slot is made once all transactions that are running now have ended: look for "
-				"old ones in pg_stat_activity and pg_prepared_xacts.",
-				"the replication slot does not stand yet");
+		rp_finding(&report->out, WARNING_STATUS,
+				   "The slot is made once all transactions that are running now have ended: look for "
+				   "old ones in pg_stat_activity and pg_prepared_xacts.",
+				   "the replication slot does not stand yet");
 		return;
 	}
 	if (view->confirmed_lsn == InvalidXLogRecPtr || view->confirmed_lsn >= flushed)
 		return;
 	behind = flushed - view->confirmed_lsn;
 	if (behind > CAPTURE_WARNING_BYTES)
-		finding(report, WARNING_STATUS,
-				"The server keeps the WAL from there on. See replp2p.stat_capture.",
-				"capture is " UINT64_FORMAT " MB of WAL behind, at %X/%X",
-				behind / BYTES_PER_MB, LSN_FORMAT_ARGS(view->confirmed_lsn));
+		rp_finding(&report->out, WARNING_STATUS,
+				   "The server keeps the WAL from there on. See replp2p.stat_capture.",
+				   "capture is " UINT64_FORMAT " MB of WAL behind, at %X/%X",
+				   behind / BYTES_PER_MB, LSN_FORMAT_ARGS(view->confirmed_lsn));
 }
 
 /*
@@ -314,19 +270,19 @@ check_own_log(HealthReport *report)
 	uint64		own = view->members[RP_SELF].m.stored_seq;
 
 	if (rp_log_is_suspect(MyDatabaseId, &view->members[RP_SELF].m.origin))
-		finding(report, CRITICAL_STATUS,
-				"Members get the transactions that cannot be read here from one another, if one of "
-				"them has them. Restore the log's files from a backup, and restart the server; or "
-				"leave the group by replp2p.leave_group(force => true) and join it again.",
-				"the change log of this node is damaged on this disk");
+		rp_finding(&report->out, CRITICAL_STATUS,
+				   "Members get the transactions that cannot be read here from one another, if one of "
+				   "them has them. Restore the log's files from a backup, and restart the server; or "
+				   "leave the group by replp2p.leave_group(force => true) and join it again.",
+				   "the change log of this node is damaged on this disk");
 	if (told > own)
-		finding(report, CRITICAL_STATUS,
-				"A backup was restored, or a standby promoted that had not received everything. "
-				"Don't write here any more; leave the group by replp2p.leave_group(force => true) "
-				"and join it again.",
-				"node \"%s\" has transactions of this node up to " UINT64_FORMAT
-				", this node itself only up to " UINT64_FORMAT,
-				view->members[teller].m.name, told, own);
+		rp_finding(&report->out, CRITICAL_STATUS,
+				   "A backup was restored, or a standby promoted that had not received everything. "
+				   "Don't write here any more; leave the group by replp2p.leave_group(force => true) "
+				   "and join it again.",
+				   "node \"%s\" has transactions of this node up to " UINT64_FORMAT
+				   ", this node itself only up to " UINT64_FORMAT,
+				   view->members[teller].m.name, told, own);
 }
 
 /* Who is not heard? */
@@ -342,12 +298,12 @@ check_members(HealthReport *report)
 
 		if (!is_peer(view, slot) || rp_view_member_state(view, slot) != RP_STATE_UNREACHABLE)
 			continue;
-		finding(report, WARNING_STATUS,
-				"The others go on without it and keep what it lacks; see replp2p.stat_links.",
-				"node \"%s\" has not been heard %s%s%s%s", m->name,
-				seen == 0 ? "since this server was started" : "since ",
-				seen == 0 ? "" : timestamptz_to_str(seen),
-				m->link_error[0] == '\0' ? "" : ": ", m->link_error);
+		rp_finding(&report->out, WARNING_STATUS,
+				   "The others go on without it and keep what it lacks; see replp2p.stat_links.",
+				   "node \"%s\" has not been heard %s%s%s%s", m->name,
+				   seen == 0 ? "since this server was started" : "since ",
+				   seen == 0 ? "" : timestamptz_to_str(seen),
+				   m->link_error[0] == '\0' ? "" : ": ", m->link_error);
 	}
 }
 
@@ -365,10 +321,10 @@ check_node_names(HealthReport *report)
 
 			if (a->status == RP_MEMBER_ADMITTED && b->status == RP_MEMBER_ADMITTED &&
 				strcmp(a->name, b->name) == 0)
-				finding(report, WARNING_STATUS,
-						"Replication is not disturbed, but functions that take a name cannot "
-						"tell them apart: let one of them leave and join under another name.",
-						"two members are called \"%s\"", a->name);
+				rp_finding(&report->out, WARNING_STATUS,
+						   "Replication is not disturbed, but functions that take a name cannot "
+						   "tell them apart: let one of them leave and join under another name.",
+						   "two members are called \"%s\"", a->name);
 		}
 }
 
@@ -382,11 +338,11 @@ find_held(HealthReport *report, const RpMember *m)
 								"has passed their stamps, or now by SELECT replp2p.accept_stamps(%s).",
 								m->name, quote_literal_cstr(m->name));
 
-	finding(report, CRITICAL_STATUS, hint,
-			"the changes of node \"%s\" are held: its stamps are up to %s ahead of group time%s%s",
-			m->name, duration_text(Max(ahead, 0)),
-			m->clock_known ? ", its clock differs from this node's by " : "",
-			m->clock_known ? duration_text(m->clock_offset_us) : "");
+	rp_finding(&report->out, CRITICAL_STATUS, hint,
+			   "the changes of node \"%s\" are held: its stamps are up to %s ahead of group time%s%s",
+			   m->name, duration_text(Max(ahead, 0)),
+			   m->clock_known ? ", its clock differs from this node's by " : "",
+			   m->clock_known ? duration_text(m->clock_offset_us) : "");
 }
 
 /* What stands in the way of applying an origin's changes? */
@@ -402,12 +358,12 @@ check_apply(HealthReport *report)
 		if (!is_peer(view, slot))
 			continue;
 		if (m->paused)
-			finding(report, WARNING_STATUS, "Call replp2p.resume_apply() when it may go on.",
-					"applying the changes of node \"%s\" is paused", m->name);
+			rp_finding(&report->out, WARNING_STATUS, "Call replp2p.resume_apply() when it may go on.",
+					   "applying the changes of node \"%s\" is paused", m->name);
 		else if (m->apply_state == RP_APPLY_ERROR)
-			finding(report, CRITICAL_STATUS,
-					"Remove the cause; it is tried again by itself. See replp2p.stat_lag.",
-					"the changes of node \"%s\" cannot be applied: %s", m->name, m->apply_error);
+			rp_finding(&report->out, CRITICAL_STATUS,
+					   "Remove the cause; it is tried again by itself. See replp2p.stat_lag.",
+					   "the changes of node \"%s\" cannot be applied: %s", m->name, m->apply_error);
 		else if (m->apply_state == RP_APPLY_HELD)
 			find_held(report, m);
 	}
@@ -426,11 +382,11 @@ check_lag(HealthReport *report)
 
 		if (!is_peer(view, slot) || lag < LAG_WARNING_US)
 			continue;
-		finding(report, lag < LAG_CRITICAL_US ? WARNING_STATUS : CRITICAL_STATUS,
-				"See state and last_error in replp2p.stat_lag.",
-				"the changes of node \"%s\" are late: lag %s, transactions not applied yet: "
-				UINT64_FORMAT,
-				m->name, duration_text(lag), rp_view_known_seq(view, slot) - m->applied_seq);
+		rp_finding(&report->out, lag < LAG_CRITICAL_US ? WARNING_STATUS : CRITICAL_STATUS,
+				   "See state and last_error in replp2p.stat_lag.",
+				   "the changes of node \"%s\" are late: lag %s, transactions not applied yet: "
+				   UINT64_FORMAT,
+				   m->name, duration_text(lag), rp_view_known_seq(view, slot) - m->applied_seq);
 	}
 }
 
@@ -442,10 +398,10 @@ check_clock(HealthReport *report)
 	int64		limit = (int64) rp_max_clock_skew_s * USECS_PER_SEC;
 
 	if (view->clock_is_outlier)
-		finding(report, CRITICAL_STATUS,
-				"Set it right: while it is ahead, the others hold the changes of this node.",
-				"this node's own clock is the one that is wrong: %s off the group's",
-				duration_text(-view->group_offset_us));
+		rp_finding(&report->out, CRITICAL_STATUS,
+				   "Set it right: while it is ahead, the others hold the changes of this node.",
+				   "this node's own clock is the one that is wrong: %s off the group's",
+				   duration_text(-view->group_offset_us));
 
 	for (int slot = 0; slot < view->nmembers; slot++)
 	{
@@ -453,9 +409,9 @@ check_clock(HealthReport *report)
 		int64		off = m->clock_offset_us - view->group_offset_us;
 
 		if (is_peer(view, slot) && m->clock_known && (off > limit || off < -limit))
-			finding(report, WARNING_STATUS,
-					"Set its clock right. One that is behind does no harm but loses conflicts.",
-					"the clock of node \"%s\" is %s off the group's", m->name, duration_text(off));
+			rp_finding(&report->out, WARNING_STATUS,
+					   "Set its clock right. One that is behind does no harm but loses conflicts.",
+					   "the clock of node \"%s\" is %s off the group's", m->name, duration_text(off));
 	}
 }
 
@@ -485,14 +441,14 @@ check_log_size(HealthReport *report)
 			holder = candidate;
 		}
 	}
-	finding(report, bytes > limit ? CRITICAL_STATUS : WARNING_STATUS,
-			"See replp2p.stat_log. Bring that node back, let it leave the group, or raise "
-			"replp2p.max_log_size if there is room on the disk.",
-			"the change logs have " UINT64_FORMAT " MB of %d MB%s%s%s",
-			bytes / BYTES_PER_MB, rp_max_log_size_mb,
-			holder < 0 ? "" : ", kept for node \"",
-			holder < 0 ? "" : view->members[holder].m.name,
-			holder < 0 ? "" : "\"");
+	rp_finding(&report->out, bytes > limit ? CRITICAL_STATUS : WARNING_STATUS,
+			   "See replp2p.stat_log. Bring that node back, let it leave the group, or raise "
+			   "replp2p.max_log_size if there is room on the disk.",
+			   "the change logs have " UINT64_FORMAT " MB of %d MB%s%s%s",
+			   bytes / BYTES_PER_MB, rp_max_log_size_mb,
+			   holder < 0 ? "" : ", kept for node \"",
+			   holder < 0 ? "" : view->members[holder].m.name,
+			   holder < 0 ? "" : "\"");
 }
 
 /* Which tables are not fully replicated? */
@@ -512,17 +468,17 @@ check_tables(HealthReport *report)
 				   SPI_OK_SELECT, NULL, 0);
 	tables = DatumGetInt64(rp_column(0, 1));
 	if (tables > 0)
-		finding(report, WARNING_STATUS, "See the column warning of replp2p.tables.",
-				"tables that are replicated not at all, or only in part: " INT64_FORMAT " (%s%s)", tables,
-				TextDatumGetCString(rp_column(0, 2)), tables > 5 ? ", ..." : "");
+		rp_finding(&report->out, WARNING_STATUS, "See the column warning of replp2p.tables.",
+				   "tables that are replicated not at all, or only in part: " INT64_FORMAT " (%s%s)", tables,
+				   TextDatumGetCString(rp_column(0, 2)), tables > 5 ? ", ..." : "");
 	rp_catalog_close(&catalog);
 
 	if (skipped > 0)
-		finding(report, WARNING_STATUS,
-				"The nodes may differ in these rows. Give the tables in replp2p.tables that have "
-				"a warning a primary key; replp2p.stat_reset() sets this count to zero.",
-				"updates and deletes that were not replicated, for want of a usable replica "
-				"identity: " INT64_FORMAT, skipped);
+		rp_finding(&report->out, WARNING_STATUS,
+				   "The nodes may differ in these rows. Give the tables in replp2p.tables that have "
+				   "a warning a primary key; replp2p.stat_reset() sets this count to zero.",
+				   "updates and deletes that were not replicated, for want of a usable replica "
+				   "identity: " INT64_FORMAT, skipped);
 }
 
 /* Is a drill going on? */
@@ -530,8 +486,8 @@ static void
 check_drill(HealthReport *report)
 {
 	if (rp_unreachable_peers != NULL && rp_unreachable_peers[0] != '\0')
-		finding(report, WARNING_STATUS,
-				"ALTER SYSTEM RESET replp2p.unreachable_peers, and pg_reload_conf().",
-				"links are cut on purpose: replp2p.unreachable_peers is \"%s\"",
-				rp_unreachable_peers);
+		rp_finding(&report->out, WARNING_STATUS,
+				   "ALTER SYSTEM RESET replp2p.unreachable_peers, and pg_reload_conf().",
+				   "links are cut on purpose: replp2p.unreachable_peers is \"%s\"",
+				   rp_unreachable_peers);
 }

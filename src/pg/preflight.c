@@ -31,7 +31,7 @@
 #include "changelog.h"
 #include "compat.h"
 #include "dsn.h"
-#include "rowbuilder.h"
+#include "findings.h"
 #include "settings.h"
 #include "shmem.h"
 
@@ -43,15 +43,10 @@ PG_FUNCTION_INFO_V1(rp_preflight);
 /* Running transactions older than this are named: making the slot waits for them. */
 #define OLD_TRANSACTION "1 minute"
 
-#define WARNING_STATUS "WARNING"
-#define CRITICAL_STATUS "CRITICAL"
-
 typedef struct Preflight
 {
-	RpRow		row;
-	const char *check;			/* under way */
+	RpFindings	out;
 	const char *dsn;			/* NULL: none given */
-	int			findings;		/* of the check under way */
 	int			nodes;			/* entries in use in this cluster, this database's not counted */
 	bool		is_node;		/* this database is one already */
 } Preflight;
@@ -99,42 +94,6 @@ static const PreflightCheck checks[] = {
 	{"dsn", check_dsn, "a peer can connect by it and call replp2p.exchange"},
 };
 
-static void finding(Preflight *p, const char *status, const char *hint,
-					const char *detail,...) pg_attribute_printf(4, 5);
-
-/* Add one row. */
-static void
-put_row(Preflight *p, const char *status, const char *detail, const char *hint)
-{
-	rp_row_text(&p->row, p->check);
-	rp_row_text(&p->row, status);
-	rp_row_text(&p->row, detail);
-	rp_row_text(&p->row, hint);
-	rp_row_end(&p->row);
-}
-
-/* Add a row for what the check under way has found. */
-static void
-finding(Preflight *p, const char *status, const char *hint, const char *detail,...)
-{
-	StringInfoData text;
-	int			more;
-
-	initStringInfo(&text);
-	do
-	{
-		va_list		args;
-
-		va_start(args, detail);
-		more = appendStringInfoVA(&text, detail, args);
-		va_end(args);
-		if (more > 0)
-			enlargeStringInfo(&text, more);
-	} while (more > 0);
-	p->findings++;
-	put_row(p, status, text.data, hint);
-	pfree(text.data);
-}
 
 /* Count the nodes of this cluster, and see whether this database is one. */
 static void
@@ -172,18 +131,18 @@ rp_preflight(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be superuser to try a dsn"),
 				 errhint("Call replp2p.preflight() without it.")));
-	rp_row_begin(&p.row, fcinfo);
+	rp_row_begin(&p.out.row, fcinfo);
 	nodes_count(&p);
 	for (size_t i = 0; i < lengthof(checks); i++)
 	{
 		if (checks[i].run == check_dsn && p.dsn == NULL)
 			continue;
 		CHECK_FOR_INTERRUPTS();
-		p.check = checks[i].name;
-		p.findings = 0;
+		p.out.check = checks[i].name;
+		p.out.found = 0;
 		checks[i].run(&p);
-		if (p.findings == 0)
-			put_row(&p, "OK", checks[i].fine, NULL);
+		if (p.out.found == 0)
+			rp_findings_put(&p.out, "OK", checks[i].fine, NULL);
 	}
 	return (Datum) 0;
 }
@@ -192,32 +151,32 @@ static void
 check_preload(Preflight *p)
 {
 	if (rp_shared == NULL)
-		finding(p, CRITICAL_STATUS, "Add replp2p to shared_preload_libraries and restart the server.",
-				"replp2p is not loaded at server start");
+		rp_finding(&p->out, CRITICAL_STATUS, "Add replp2p to shared_preload_libraries and restart the server.",
+				   "replp2p is not loaded at server start");
 }
 
 static void
 check_primary(Preflight *p)
 {
 	if (RecoveryInProgress())
-		finding(p, CRITICAL_STATUS, "A node must be a primary: promote this server, or use its primary.",
-				"this server is a standby");
+		rp_finding(&p->out, CRITICAL_STATUS, "A node must be a primary: promote this server, or use its primary.",
+				   "this server is a standby");
 }
 
 static void
 check_read_only(Preflight *p)
 {
 	if (DefaultXactReadOnly)
-		finding(p, WARNING_STATUS, "Write BEGIN READ WRITE around create_group or join_group.",
-				"default_transaction_read_only is on");
+		rp_finding(&p->out, WARNING_STATUS, "Write BEGIN READ WRITE around create_group or join_group.",
+				   "default_transaction_read_only is on");
 }
 
 static void
 check_wal_level(Preflight *p)
 {
 	if (wal_level < WAL_LEVEL_LOGICAL)
-		finding(p, CRITICAL_STATUS, "Set wal_level = logical and restart the server.",
-				"wal_level is %s", wal_level == WAL_LEVEL_REPLICA ? "replica" : "minimal");
+		rp_finding(&p->out, CRITICAL_STATUS, "Set wal_level = logical and restart the server.",
+				   "wal_level is %s", wal_level == WAL_LEVEL_REPLICA ? "replica" : "minimal");
 }
 
 /* Launcher, the workers of every node, the server's own launcher; and what others ask for. */
@@ -227,17 +186,17 @@ check_workers(Preflight *p)
 	int			needed = 1 + (p->nodes + 1) * WORKERS_PER_NODE + 1;
 
 	if (max_worker_processes < needed)
-		finding(p, CRITICAL_STATUS,
-				psprintf("Set max_worker_processes to %d or more and restart the server.",
-						 needed + max_parallel_workers),
-				"max_worker_processes is %d, and %d are needed", max_worker_processes, needed);
+		rp_finding(&p->out, CRITICAL_STATUS,
+				   psprintf("Set max_worker_processes to %d or more and restart the server.",
+				   needed + max_parallel_workers),
+				   "max_worker_processes is %d, and %d are needed", max_worker_processes, needed);
 	else if (max_worker_processes < needed + max_parallel_workers)
-		finding(p, WARNING_STATUS,
-				psprintf("Set max_worker_processes to %d or more and restart the server.",
-						 needed + max_parallel_workers),
-				"max_worker_processes is %d; with %d for this and other nodes, parallel queries get"
-				" less than max_parallel_workers (%d)",
-				max_worker_processes, needed, max_parallel_workers);
+		rp_finding(&p->out, WARNING_STATUS,
+				   psprintf("Set max_worker_processes to %d or more and restart the server.",
+				   needed + max_parallel_workers),
+				   "max_worker_processes is %d; with %d for this and other nodes, parallel queries get"
+				   " less than max_parallel_workers (%d)",
+				   max_worker_processes, needed, max_parallel_workers);
 }
 
 /* Origins and slots are limited by one setting. */
@@ -259,21 +218,21 @@ check_slots(Preflight *p)
 	rp_catalog_close(&catalog);
 
 	if (slots >= max_replication_slots)
-		finding(p, CRITICAL_STATUS, "Raise max_replication_slots and restart the server, or drop unused slots.",
-				"all %d replication slots are in use", max_replication_slots);
+		rp_finding(&p->out, CRITICAL_STATUS, "Raise max_replication_slots and restart the server, or drop unused slots.",
+				   "all %d replication slots are in use", max_replication_slots);
 	else if (origins + ORIGINS_PER_NODE > max_replication_slots)
-		finding(p, WARNING_STATUS,
-				"Set max_replication_slots to the number of members of all groups, or more, and restart the server.",
-				"%d of %d replication origins are in use; a node needs one for each peer",
-				origins, max_replication_slots);
+		rp_finding(&p->out, WARNING_STATUS,
+				   "Set max_replication_slots to the number of members of all groups, or more, and restart the server.",
+				   "%d of %d replication origins are in use; a node needs one for each peer",
+				   origins, max_replication_slots);
 }
 
 static void
 check_databases(Preflight *p)
 {
 	if (rp_shared != NULL && !p->is_node && p->nodes >= rp_shared->max_nodes)
-		finding(p, CRITICAL_STATUS, "Raise replp2p.max_databases and restart the server.",
-				"all %d databases that may be nodes are nodes", rp_shared->max_nodes);
+		rp_finding(&p->out, CRITICAL_STATUS, "Raise replp2p.max_databases and restart the server.",
+				   "all %d databases that may be nodes are nodes", rp_shared->max_nodes);
 }
 
 static void
@@ -286,18 +245,18 @@ check_node(Preflight *p)
 					   " FROM replp2p.local_node", SPI_OK_SELECT, NULL, 0) > 0 &&
 		((uint64) DatumGetInt64(rp_column(0, 4)) != GetSystemIdentifier() ||
 		 DatumGetObjectId(rp_column(0, 5)) != MyDatabaseId))
-		finding(p, CRITICAL_STATUS, "DROP EXTENSION replp2p here, and create it again.",
-				"this database is a copy of node \"%s\", not a node",
-				NameStr(*DatumGetName(rp_column(0, 1))));
+		rp_finding(&p->out, CRITICAL_STATUS, "DROP EXTENSION replp2p here, and create it again.",
+				   "this database is a copy of node \"%s\", not a node",
+				   NameStr(*DatumGetName(rp_column(0, 1))));
 	else if (SPI_processed > 0)
-		finding(p, WARNING_STATUS, "Nothing to do; to leave that group, call replp2p.leave_group().",
-				"this database is node \"%s\" of group \"%s\" already; its status is %s",
-				NameStr(*DatumGetName(rp_column(0, 1))),
-				NameStr(*DatumGetName(rp_column(0, 2))),
-				TextDatumGetCString(rp_column(0, 3)));
+		rp_finding(&p->out, WARNING_STATUS, "Nothing to do; to leave that group, call replp2p.leave_group().",
+				   "this database is node \"%s\" of group \"%s\" already; its status is %s",
+				   NameStr(*DatumGetName(rp_column(0, 1))),
+				   NameStr(*DatumGetName(rp_column(0, 2))),
+				   TextDatumGetCString(rp_column(0, 3)));
 	else if (p->is_node)
-		finding(p, WARNING_STATUS, "Wait some seconds; the server's log says what is in the way.",
-				"a former node of this database is still being removed");
+		rp_finding(&p->out, WARNING_STATUS, "Wait some seconds; the server's log says what is in the way.",
+				   "a former node of this database is still being removed");
 	rp_catalog_close(&catalog);
 }
 
@@ -308,26 +267,26 @@ check_data_folder(Preflight *p)
 	struct stat st;
 
 	if (access(DataDir, R_OK | W_OK | X_OK) != 0)
-		finding(p, CRITICAL_STATUS, "The server's user must own its data directory.",
-				"the data directory is not writable");
+		rp_finding(&p->out, CRITICAL_STATUS, "The server's user must own its data directory.",
+				   "the data directory is not writable");
 	else if (stat(RP_DIRECTORY, &st) != 0)
 	{
 		if (errno != ENOENT)
-			finding(p, CRITICAL_STATUS, "See the permissions of the data directory.",
-					"folder \"%s\" of the data directory cannot be read", RP_DIRECTORY);
+			rp_finding(&p->out, CRITICAL_STATUS, "See the permissions of the data directory.",
+					   "folder \"%s\" of the data directory cannot be read", RP_DIRECTORY);
 	}
 	else if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() ||
 			 access(RP_DIRECTORY, R_OK | W_OK | X_OK) != 0)
-		finding(p, CRITICAL_STATUS, "It must be a folder that belongs to the server's user.",
-				"\"%s\" in the data directory is not usable", RP_DIRECTORY);
+		rp_finding(&p->out, CRITICAL_STATUS, "It must be a folder that belongs to the server's user.",
+				   "\"%s\" in the data directory is not usable", RP_DIRECTORY);
 }
 
 static void
 check_encoding(Preflight *p)
 {
 	if (GetDatabaseEncoding() == PG_SQL_ASCII)
-		finding(p, WARNING_STATUS, "Use a database with ENCODING 'UTF8'.",
-				"the encoding is SQL_ASCII: nodes cannot know what their texts mean");
+		rp_finding(&p->out, WARNING_STATUS, "Use a database with ENCODING 'UTF8'.",
+				   "the encoding is SQL_ASCII: nodes cannot know what their texts mean");
 }
 
 /*
@@ -347,8 +306,8 @@ names_check(Preflight *p, const char *from, const char *status, const char *what
 							" FROM (%s) named) numbered", from), SPI_OK_SELECT, NULL, 0);
 	n = DatumGetInt64(rp_column(0, 1));
 	if (n > 0)
-		finding(p, status, hint, INT64_FORMAT " %s: %s%s", n, what,
-				TextDatumGetCString(rp_column(0, 2)), n > 5 ? ", ..." : "");
+		rp_finding(&p->out, status, hint, INT64_FORMAT " %s: %s%s", n, what,
+				   TextDatumGetCString(rp_column(0, 2)), n > 5 ? ", ..." : "");
 	rp_catalog_close(&catalog);
 }
 
@@ -422,19 +381,19 @@ check_dsn(Preflight *p)
 
 	rp_dsn_probe(p->dsn, &probe);
 	if (probe.fault != RP_DSN_FINE)
-		finding(p, CRITICAL_STATUS, rp_dsn_fault_hint(probe.fault), "the dsn %s%s%s",
-				rp_dsn_fault_text(probe.fault), probe.detail[0] != '\0' ? ": " : "", probe.detail);
+		rp_finding(&p->out, CRITICAL_STATUS, rp_dsn_fault_hint(probe.fault), "the dsn %s%s%s",
+				   rp_dsn_fault_text(probe.fault), probe.detail[0] != '\0' ? ": " : "", probe.detail);
 	if (probe.server_version != 0 && RP_MAJOR_OF(probe.server_version) != RP_MAJOR_OF(RP_SERVER_VERSION))
-		finding(p, CRITICAL_STATUS, "Use servers of the same major version.",
-				"it leads to a server of version %d, this one is of version %d",
-				RP_MAJOR_OF(probe.server_version), RP_MAJOR_OF(RP_SERVER_VERSION));
+		rp_finding(&p->out, CRITICAL_STATUS, "Use servers of the same major version.",
+				   "it leads to a server of version %d, this one is of version %d",
+				   RP_MAJOR_OF(probe.server_version), RP_MAJOR_OF(RP_SERVER_VERSION));
 	if (probe.encoding[0] != '\0' && strcmp(probe.encoding, GetDatabaseEncodingName()) != 0)
-		finding(p, CRITICAL_STATUS, "Create the joining database with the encoding of the group.",
-				"it leads to a database of encoding %s, this one has %s",
-				probe.encoding, GetDatabaseEncodingName());
-	if (p->findings == 0)
-		put_row(p, "OK", probe.here ? "it leads to this very database, and a peer may connect by it" :
-				"it leads to another database that has the extension; its role may call replp2p.exchange",
-				NULL);
-	p->findings++;
+		rp_finding(&p->out, CRITICAL_STATUS, "Create the joining database with the encoding of the group.",
+				   "it leads to a database of encoding %s, this one has %s",
+				   probe.encoding, GetDatabaseEncodingName());
+	if (p->out.found == 0)
+		rp_findings_put(&p->out, "OK", probe.here ? "it leads to this very database, and a peer may connect by it" :
+						"it leads to another database that has the extension; its role may call replp2p.exchange",
+						NULL);
+	p->out.found++;
 }
