@@ -79,6 +79,7 @@ sub fill_segment
 }
 
 my @written;
+my %tries;
 
 # Have a worker of the node die at the point, with work on a until it has.
 sub crash
@@ -98,11 +99,20 @@ sub crash
 		push @written, write_on('a');
 		return -e marker($name, $point);
 	});
-	ok($reached, "$point is reached on $name") or die "nobody has come by";
+	$reached or die "nobody has come by $point on $name";
 	$node->wait_for_log(qr/replp2p: crash point $point\n/, $offset);
 	$node->wait_for_log(qr/exited with exit code 2/, $offset);
 	my ($who) = slurp_file($node->logfile, $offset) =~ /LOG:\s+(.*?) \(PID \d+\) exited with exit code 2/;
-	is($who, qq{background worker "replp2p $worker"}, "$point on $name: who dies");
+	if ($point =~ /^log_/ && $who ne qq{background worker "replp2p $worker"} && ++$tries{"$name $point"} < 10)
+	{
+		# the other log's writer came by first (a position that was due): once more
+		$g->up($name);
+		$g->set($name, 'replp2p.crash_point', undef);
+		$node->wait_for_log(qr/parameter "replp2p.crash_point" (?:removed from|changed to "")/, $offset);
+		unlink marker($name, $point);
+		return crash($name, $worker, $point);
+	}
+	is($who, qq{background worker "replp2p $worker"}, "$point is reached on $name, by whom it should");
 	$g->up($name);
 	$g->sql($name, 'SELECT replp2p.resume_apply()');
 }
