@@ -103,17 +103,19 @@ sub crash
 	$node->wait_for_log(qr/replp2p: crash point $point\n/, $offset);
 	$node->wait_for_log(qr/exited with exit code 2/, $offset);
 	my ($who) = slurp_file($node->logfile, $offset) =~ /LOG:\s+(.*?) \(PID \d+\) exited with exit code 2/;
+	# off again before the marker goes, or the next one who comes by dies, too
+	$g->up($name);
+	$g->set($name, 'replp2p.crash_point', undef);
+	$node->wait_for_log(qr/parameter "replp2p.crash_point" removed from/, $offset);
 	if ($point =~ /^log_/ && $who ne qq{background worker "replp2p $worker"} && ++$tries{"$name $point"} < 10)
 	{
 		# the other log's writer came by first (a position that was due): once more
-		$g->up($name);
-		$g->set($name, 'replp2p.crash_point', undef);
-		$node->wait_for_log(qr/parameter "replp2p.crash_point" (?:removed from|changed to "")/, $offset);
+		$g->sql($name, 'SELECT replp2p.resume_apply()');
+		$g->sync;
 		unlink marker($name, $point);
 		return crash($name, $worker, $point);
 	}
 	is($who, qq{background worker "replp2p $worker"}, "$point is reached on $name, by whom it should");
-	$g->up($name);
 	$g->sql($name, 'SELECT replp2p.resume_apply()');
 }
 
@@ -149,7 +151,6 @@ foreach my $point (sort grep { !/^join_/ } keys %points)
 		recovered($point, 'a', 'b');
 		unlink marker($name, $point);
 	}
-	$g->set($_, 'replp2p.crash_point', undef) foreach ('a', 'b');
 }
 
 # a point while joining: the join goes on by itself
