@@ -139,7 +139,7 @@ typedef struct P2pItem
 	uint32_t	nrelnos;		/* TRUNCATE: reader->relnos */
 } P2pItem;
 
-/* Memory that a P2pBodyReader wants, so that one palloc serves: see p2p_body_reader_init. */
+/* Memory that a P2pBodyReader wants, so that one piece serves: see p2p_body_reader_init. */
 size_t		p2p_body_reader_memory(void);
 /* memory: p2p_body_reader_memory() bytes, aligned as by malloc. deps: the header's. */
 void		p2p_body_reader_init(P2pBodyReader *r, void *memory,

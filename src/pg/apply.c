@@ -64,7 +64,6 @@ typedef struct ApplyOrigin
 	uint64		applied_seq;	/* this worker is its only writer */
 	int			retry_ms;
 	int64		retry_us;		/* monotonic: not before this; 0 = no error */
-	bool		indexed;		/* its log has been read into the key index */
 } ApplyOrigin;
 
 static RpNode *node;

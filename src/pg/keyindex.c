@@ -253,12 +253,6 @@ rp_keyindex_copied_row(RpKeyHash key, RpSlotVersion *version)
 	return true;
 }
 
-uint64
-rp_keyindex_entries(void)
-{
-	return keys->members + (uint64) hash_get_num_entries(truncates);
-}
-
 void
 rp_keyindex_sweep(const uint64 *stable_by_slot, int nslots)
 {

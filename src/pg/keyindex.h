@@ -55,6 +55,5 @@ bool		rp_keyindex_wrote(int slot, uint64 seq, RpKeyHash key);
 void		rp_keyindex_sweep(const uint64 *stable_by_slot, int nslots);
 /* Compare by (stamp, id, epoch, seq). */
 int			rp_slot_version_compare(const RpSlotVersion *a, const RpSlotVersion *b);
-uint64		rp_keyindex_entries(void);
 
 #endif							/* RP_KEYINDEX_H */
