@@ -20,6 +20,7 @@ typedef struct RpApplyTransaction
 	RpSlotVersion slot_version; /* slot, seq, stamp */
 	P2pVersion	version;		/* the same, with the origin */
 	const P2pVector *deps;
+	uint32		step;			/* operations so far: the place of one within the transaction */
 	List	   *opened;			/* RpOpenRelation * */
 	MemoryContext change_context;	/* reset after each change */
 	uint64		changes;
@@ -36,6 +37,44 @@ void		rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags);
 void		rp_apply_close_relations(RpApplyTransaction *txn);
 /* Before the first apply: local deletes that the key index must know are all captured and read. */
 void		rp_apply_deletes_known_to(XLogRecPtr lsn);
+
+/*
+ * The version of a row found here (see there), and that with the origin in place of the slot.
+ */
+RpSlotVersion rp_row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row);
+P2pVersion	rp_version_of(RpNode *node, const RpSlotVersion *v);
+
+/*
+ * apply_tracked.c: one operation on a key of a table with a handler or merge of its own;
+ * false: somebody inserted the key meanwhile, look again. As the table's owner.
+ */
+bool		rp_tracked_change(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
+							  TupleTableSlot *key);
+/* Between transactions: fold rows again that a local write has touched. Returns whether anything was done. */
+bool		rp_tracked_follow_up(RpNode *node);
+
+/*
+ * apply_unique.c: store open->store as the row of its key (over the locked row in open->local if
+ * row_exists), with this version, in a table that may have more unique indexes.
+ */
+typedef enum RpStored
+{
+	RP_STORED,					/* it stands; others may have been displaced by it */
+	RP_STORED_DISPLACED,		/* a greater row has one of its unique values: kept in displaced_rows */
+	RP_STORE_AGAIN				/* a live row of that key appeared meanwhile; nothing is left behind */
+} RpStored;
+
+RpStored	rp_unique_store(RpApplyTransaction *txn, RpOpenRelation *open, bool row_exists,
+							const RpSlotVersion *version);
+/* Remove the locked row in open->local; what it displaced is judged again after the commit. */
+void		rp_unique_delete(RpApplyTransaction *txn, RpOpenRelation *open);
+/* The version and image of the displaced row of key, if there is one; its image goes to out (virtual). */
+bool		rp_displaced_find(RpOpenRelation *open, TupleTableSlot *key, RpSlotVersion *version,
+							  TupleTableSlot *out);
+/* Forget the displaced row of key: a greater version of it has come. */
+void		rp_displaced_drop(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *key);
+/* Between transactions: bring rows back whose values are free again. Returns whether anything was done. */
+bool		rp_displaced_follow_up(RpNode *node);
 
 /* apply_row.c: find and lock the row of key into out; false: there is none. */
 bool		rp_row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out);

@@ -1,0 +1,97 @@
+/*
+ * p2p_keyset.h
+ *	  All versions of one key that are not stable yet, and what they come to:
+ *	  the rules of the handlers that need more than the greatest version.
+ *
+ * A key set holds every version of its key that this node has applied or
+ * captured and that is not stable: deletes, and truncates of the table (a
+ * delete of every key), are versions, too. Whatever is asked of it is a
+ * function of the set, not of the order in which it was filled.
+ *
+ *	  covered	another version of the set has it in its past
+ *	  epoch		the greatest handler change in a version's past; versions of a
+ *				greater epoch beat all others, so that no conflict is judged
+ *				by two rules
+ *	  standing	not covered, and of the greatest epoch that is not covered
+ *	  winner	the greatest of the standing by (stamp, origin, seq, step)
+ *
+ * A stable version may be dropped at any time: whatever still arrives has it
+ * in its past and would cover it.
+ */
+#ifndef P2P_KEYSET_H
+#define P2P_KEYSET_H
+
+#include "p2p_resolve.h"
+
+/* One version of the key. */
+typedef struct P2pKeyVersion
+{
+	P2pVersion	version;
+	uint32_t	step;			/* place within its transaction: the later operation wins */
+	P2pOp		op;
+	P2pVersion	epoch;			/* of its handler change; ancient = none */
+	const P2pVectorEntry *deps; /* of its transaction, sorted by origin; must live as long as the set */
+	uint32_t	ndeps;
+	bool		covered;
+	bool		is_delta;		/* carries what it added (old values were known), not only what it set */
+	void	   *payload;		/* the caller's */
+} P2pKeyVersion;
+
+/* Memory is the caller's: versions has room for capacity. */
+typedef struct P2pKeySet
+{
+	P2pKeyVersion *versions;	/* in order of arrival */
+	uint32_t	count;
+	uint32_t	capacity;
+} P2pKeySet;
+
+/*
+ * Add a version: marks as covered what is in its past, and itself if it is in
+ * another's (versions may come in any order). A version of the same
+ * transaction is covered by a later step of it. False, and nothing changed, if
+ * the set is full. The same (dot, step) again changes nothing and is true.
+ */
+bool		p2p_keyset_add(P2pKeySet *set, const P2pKeyVersion *version);
+
+/* Remove versions with seq at most that of their origin in stable; returns how many. payloads are not freed. */
+uint32_t	p2p_keyset_drop_stable(P2pKeySet *set, const P2pVector *stable);
+
+/* Compare by (epoch, version, step): < 0, 0, > 0. */
+int			p2p_keyversion_compare(const P2pKeyVersion *a, const P2pKeyVersion *b);
+
+/* Is a in the past of b (itself included)? */
+bool		p2p_keyversion_in_past(const P2pKeyVersion *a, const P2pKeyVersion *b);
+
+/* The winner; NULL if the set is empty. */
+const P2pKeyVersion *p2p_keyset_winner(const P2pKeySet *set);
+
+/*
+ * The standing versions in ascending order, deletes among them; returns how
+ * many (at most max are written; max = set->count always suffices).
+ */
+uint32_t	p2p_keyset_standing(const P2pKeySet *set, const P2pKeyVersion **standing, uint32_t max);
+
+/* The greatest delete, by (version, step), covered or not; NULL if there is none. */
+const P2pKeyVersion *p2p_keyset_last_delete(const P2pKeySet *set);
+
+/*
+ * Counters: value = base + sum of deltas, over the versions above the last
+ * delete. Is version's delta in the sum?
+ */
+bool		p2p_keyset_counts(const P2pKeySet *set, const P2pKeyVersion *version);
+/*
+ * The version whose value is the base: the greatest above the last delete that
+ * is no delta; NULL: none (above a delete the base is 0, otherwise what the
+ * row had before all of these).
+ */
+const P2pKeyVersion *p2p_keyset_base(const P2pKeySet *set);
+
+/*
+ * What the newcomer, already added, met: the true conflict to report, named as
+ * in p2p_resolve, against the greatest other version that was not in its past.
+ * P2P_NO_CONFLICT and *other = NULL if it had seen all.
+ */
+P2pConflict p2p_keyset_conflict(const P2pKeySet *set, const P2pKeyVersion *newcomer,
+								const P2pKeyVersion **other);
+
+#endif							/* P2P_KEYSET_H */
