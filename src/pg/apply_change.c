@@ -44,6 +44,7 @@
 #include "barrier.h"
 #include "deletes.h"
 #include "members.h"
+#include "ownlog.h"
 #include "versions.h"
 
 /* Local deletes that committed up to here are in the key index. */
@@ -377,7 +378,7 @@ deletes_complete(RpApplyTransaction *txn, Oid table)
 	captured = node->captured_lsn;
 	seq = node->members[RP_SELF].captured_seq;
 	SpinLockRelease(&node->vector_lock);
-	rp_keyindex_follow_own(seq);
+	rp_own_log_follow(seq);
 	deletes_known_to = captured;
 }
 

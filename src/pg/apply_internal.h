@@ -20,7 +20,8 @@ typedef struct RpApplyTransaction
 	RpSlotVersion slot_version; /* slot, seq, stamp */
 	P2pVersion	version;		/* the same, with the origin */
 	const P2pVector *deps;
-	uint32		step;			/* operations so far: the place of one within the transaction */
+	uint32		item;			/* number of the current item, from 1 */
+	uint32		step;			/* of the operation in work: one of the two of its item (step.h) */
 	List	   *opened;			/* RpOpenRelation * */
 	MemoryContext change_context;	/* reset after each change */
 	uint64		changes;
