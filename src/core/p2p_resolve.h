@@ -69,6 +69,9 @@ P2pDecision p2p_resolve(P2pOp op, const P2pVersion *incoming, const P2pVector *d
 /* Is dot in the past of a transaction of origin `origin` with these deps? */
 bool		p2p_in_past(const P2pDot *dot, const P2pDot *of, const P2pVector *deps);
 
+/* What a true conflict of op with a row, or else with a delete, is called. */
+P2pConflict p2p_conflict_of(P2pOp op, bool against_row);
+
 /* "insert_exists", ...; static memory. */
 const char *p2p_conflict_name(P2pConflict conflict);
 
