@@ -58,6 +58,7 @@
 #define IDLE_WAIT_MS 10000
 #define HELD_RECHECK_MS 1000
 #define PRUNE_INTERVAL_MS 60000
+#define SETTLE_INTERVAL_MS 1000
 
 /* What this worker knows of one member. */
 typedef struct ApplyOrigin
@@ -79,6 +80,7 @@ static XLogRecPtr last_commit = InvalidXLogRecPtr;	/* not yet told to capture */
 static void commits_publish(void);
 static void members_refresh(void);
 static void wait_until_ready(void);
+static void handlers_load(void);
 static void indexes_load(void);
 static bool turn(int slot);
 static bool apply_next(int slot);
@@ -87,6 +89,7 @@ static bool is_held(P2pStamp stamp);
 static void transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps);
 static void transaction_failed(int slot);
 static void state_set(int slot, RpApplyState state);
+static void handlers_settle(void);
 static void housekeeping(void);
 
 /* Where an error happened, for its context line. */
@@ -115,6 +118,7 @@ rp_apply_main(Datum dboid)
 	rp_keyindex_init(node);
 	rp_keysets_init(node);
 	wait_until_ready();
+	handlers_load();
 	indexes_load();
 
 	for (;;)
@@ -127,6 +131,7 @@ rp_apply_main(Datum dboid)
 		wake_us = 0;
 		for (int slot = 1; slot < node->nmembers; slot++)
 			progress |= turn(slot);
+		handlers_settle();
 		housekeeping();
 		if (progress)
 			continue;
@@ -221,6 +226,15 @@ wait_until_ready(void)
 			return;
 		rp_worker_wait(node, RP_WORKER_APPLY, HELD_RECHECK_MS, PG_WAIT_EXTENSION);
 	}
+}
+
+/* Read which tables have conflict handlers of their own. */
+static void
+handlers_load(void)
+{
+	StartTransactionCommand();
+	rp_handlers_load(node);
+	CommitTransactionCommand();
 }
 
 /* Read tombstones, copied versions and key sets from all logs; own changes up to a barrier of now. */
@@ -520,6 +534,24 @@ transaction_failed(int slot)
 	FreeErrorData(error);
 }
 
+/* While a change of conflict handlers is not settled, look again now and then. */
+static void
+handlers_settle(void)
+{
+	static int64 next_us = 0;
+
+	if (!rp_handlers_unsettled(node))
+		return;
+	if (rp_monotonic_us() >= next_us)
+	{
+		StartTransactionCommand();
+		rp_handlers_settle(node);
+		CommitTransactionCommand();
+		next_us = rp_monotonic_us() + SETTLE_INTERVAL_MS * INT64CONST(1000);
+	}
+	wake_by(next_us);
+}
+
 /* Now and then: forget what is stable, prune the history. */
 static void
 housekeeping(void)
@@ -537,9 +569,11 @@ housekeeping(void)
 	for (int slot = 0; slot < n; slot++)
 		stable[slot] = node->members[slot].stable_seq;
 	SpinLockRelease(&node->vector_lock);
-	if (memcmp(stable, swept, sizeof(uint64) * n) != 0)
+	if (memcmp(stable, swept, sizeof(uint64) * n) != 0 && !rp_handlers_unsettled(node))
+	{
 		rp_keyindex_sweep(stable, n);
-	memcpy(swept, stable, sizeof(uint64) * n);
+		memcpy(swept, stable, sizeof(uint64) * n);
+	}
 
 	StartTransactionCommand();
 	rp_conflict_prune();

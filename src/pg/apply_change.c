@@ -43,6 +43,7 @@
 #include "apply_internal.h"
 #include "barrier.h"
 #include "deletes.h"
+#include "handlers.h"
 #include "members.h"
 #include "ownlog.h"
 #include "versions.h"
@@ -71,6 +72,7 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 {
 	RpOpenRelation *open = relation_of(txn, map);
 	MemoryContext old = MemoryContextSwitchTo(txn->change_context);
+	TupleTableSlot *handler_change = NULL;
 
 	if (new_values)
 		rp_values_to_slot(map, new_values, open->incoming, open->given, open->unavailable);
@@ -120,6 +122,12 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 		rp_membership_register(txn->node, &row, txn->slot_version.seq);
 		txn->membership_changed = true;
 	}
+	if (map->is_handler_change && tag == P2P_TAG_INSERT)
+	{
+		handler_change = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(open->rel)),
+												  &TTSOpsHeapTuple);
+		ExecCopySlot(handler_change, open->incoming);
+	}
 	txn->changes++;
 	ExecClearTuple(open->local);
 	ExecClearTuple(open->found);
@@ -127,6 +135,11 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 	ExecClearTuple(open->old);
 	ExecClearTuple(open->store);
 	ResetPerTupleExprContext(open->estate);
+	if (handler_change)
+	{
+		rp_apply_close_relations(txn);	/* it may alter one of them */
+		rp_handlers_register(txn->node, handler_change, &txn->version);
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(txn->change_context);
 }

@@ -174,6 +174,8 @@ map_build(RpRelationMap *map, const P2pRelation *remote)
 								  AccessShareLock, true);
 	map->is_membership = strcmp(remote->schema, RP_SCHEMA) == 0 &&
 		strcmp(remote->name, "membership") == 0;
+	map->is_handler_change = strcmp(remote->schema, RP_SCHEMA) == 0 &&
+		strcmp(remote->name, "handler_changes") == 0;
 	if (!OidIsValid(map->relid))
 		return;					/* looked up again each time: it may be created */
 

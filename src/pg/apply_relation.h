@@ -59,6 +59,7 @@ typedef struct RpRelationMap
 	FmgrInfo	key_hash[INDEX_MAX_KEYS];	/* extended hash; fn_oid invalid: hash the bytes of its text */
 	FmgrInfo	key_out[INDEX_MAX_KEYS];
 	bool		is_membership;	/* replp2p.membership */
+	bool		is_handler_change;	/* replp2p.handler_changes */
 	int			ndefaults;		/* local columns that the remote side lacks */
 	int		   *default_attnos;
 	Node	  **defaults;		/* planned expressions, Expr nodes; NULL = null */
