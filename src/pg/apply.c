@@ -42,6 +42,7 @@
 #include "apply_internal.h"
 #include "barrier.h"
 #include "crashpoint.h"
+#include "displaced.h"
 #include "members.h"
 #include "monotonic.h"
 #include "settings.h"
@@ -85,6 +86,7 @@ static bool is_held(P2pStamp stamp);
 static void transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps);
 static void transaction_failed(int slot);
 static void state_set(int slot, RpApplyState state);
+static bool follow_up(void);
 static void housekeeping(void);
 
 /* Where an error happened, for its context line. */
@@ -124,6 +126,7 @@ rp_apply_main(Datum dboid)
 		wake_us = 0;
 		for (int slot = 1; slot < node->nmembers; slot++)
 			progress |= turn(slot);
+		progress |= follow_up();
 		housekeeping();
 		if (progress)
 			continue;
@@ -237,6 +240,7 @@ key_index_load(void)
 	own_oldest = node->members[RP_SELF].oldest_seq;
 	SpinLockRelease(&node->vector_lock);
 	PushActiveSnapshot(GetTransactionSnapshot());
+	rp_displaced_load(node);
 	for (int slot = 1; slot < node->nmembers; slot++)
 	{
 		uint64		required;
@@ -396,8 +400,8 @@ is_held(P2pStamp stamp)
 }
 
 /* Have the session commit under the origin of slot. */
-static void
-session_origin_set(int slot, uint64 seq, P2pStamp stamp)
+void
+rp_apply_origin_set(int slot, uint64 seq, P2pStamp stamp)
 {
 	RepOriginId wanted = node->members[slot].roident;
 
@@ -435,7 +439,7 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	txn.deps = deps;
 
 	StartTransactionCommand();
-	session_origin_set(slot, begin->seq, begin->stamp);
+	rp_apply_origin_set(slot, begin->seq, begin->stamp);
 	MemoryContextSwitchTo(TopTransactionContext);
 	txn.change_context = AllocSetContextCreate(TopTransactionContext, "replp2p change",
 											   ALLOCSET_DEFAULT_SIZES);
@@ -479,6 +483,20 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 		CommitTransactionCommand();
 		rp_worker_wake(node, RP_WORKER_GOSSIP);
 	}
+}
+
+/* What applied and local changes have left to be done; true if anything was. */
+static bool
+follow_up(void)
+{
+	bool		done = rp_displaced_follow_up(node);
+	int64		due_us = rp_displaced_due_us();
+
+	if (done)
+		last_commit = XactLastCommitEnd;
+	if (due_us != 0)
+		wake_by(due_us);
+	return done;
 }
 
 /* Undo, say what happened (once per text), and try again later. */
@@ -530,7 +548,7 @@ housekeeping(void)
 	pruned_us = now;
 	SpinLockAcquire(&node->vector_lock);
 	for (int slot = 0; slot < n; slot++)
-		stable[slot] = node->members[slot].stable_seq;
+		stable[slot] = rp_droppable_seq(node, slot);
 	SpinLockRelease(&node->vector_lock);
 	if (memcmp(stable, swept, sizeof(uint64) * n) != 0)
 		rp_keyindex_sweep(stable, n);

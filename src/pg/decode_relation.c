@@ -69,10 +69,8 @@ static void relation_build(RpDecodeRelation *entry, Relation relation);
 static bool relation_is_replicated(RpDecodeRelation *entry, Relation relation);
 static bool relation_is_excluded(Oid relid);
 static void exclusions_load(void);
-static Bitmapset *relation_key(Relation relation);
 static void columns_build(RpDecodeRelation *entry, Relation relation, Bitmapset *key);
 static void column_build(RpDecodeColumn *column, Form_pg_attribute att, MemoryContext memory);
-static bool type_is_portable(Oid type);
 static RpColumnForm form_of_send(Oid send, Form_pg_attribute att);
 
 /* Make the cache and have the server tell us of changes. */
@@ -193,7 +191,7 @@ relation_build(RpDecodeRelation *entry, Relation relation)
 		return;
 
 	old = MemoryContextSwitchTo(memory);
-	key = relation_key(relation);
+	key = rp_decode_key(relation);
 	entry->has_key = !bms_is_empty(key);
 	entry->full = relation->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
 	columns_build(entry, relation, key);
@@ -274,8 +272,8 @@ exclusions_load(void)
 }
 
 /* Return the attribute numbers of the table's key; empty if it has none that is of use. */
-static Bitmapset *
-relation_key(Relation relation)
+Bitmapset *
+rp_decode_key(Relation relation)
 {
 	TupleDesc	desc = RelationGetDescr(relation);
 	Bitmapset  *key = NULL;
@@ -359,7 +357,7 @@ column_build(RpDecodeColumn *column, Form_pg_attribute att, MemoryContext memory
 
 	column->byval = att->attbyval;
 	column->length = att->attlen;
-	if (type_is_portable(base))
+	if (rp_type_is_portable(base))
 	{
 		getTypeBinaryOutputInfo(base, &function, &varlena);
 		column->form = form_of_send(function, att);
@@ -373,8 +371,8 @@ column_build(RpDecodeColumn *column, Form_pg_attribute att, MemoryContext memory
 }
 
 /* Do the bytes of the type's send function mean the same on every server? */
-static bool
-type_is_portable(Oid type)
+bool
+rp_type_is_portable(Oid type)
 {
 	Oid			element = get_element_type(type);
 	HeapTuple	tuple;
