@@ -43,8 +43,10 @@
 #include "barrier.h"
 #include "crashpoint.h"
 #include "displaced.h"
+#include "keyset.h"
 #include "members.h"
 #include "monotonic.h"
+#include "ownlog.h"
 #include "settings.h"
 #include "versions.h"
 #include "worker.h"
@@ -78,7 +80,7 @@ static XLogRecPtr last_commit = InvalidXLogRecPtr;	/* not yet told to capture */
 static void commits_publish(void);
 static void members_refresh(void);
 static void wait_until_ready(void);
-static void key_index_load(void);
+static void indexes_load(void);
 static bool turn(int slot);
 static bool apply_next(int slot);
 static bool deps_are_covered(const P2pVector *deps, int slot);
@@ -113,8 +115,9 @@ rp_apply_main(Datum dboid)
 	rp_versions_attach(node->dboid);
 	rp_relation_maps_init();
 	rp_keyindex_init(node);
+	rp_keysets_init(node);
 	wait_until_ready();
-	key_index_load();
+	indexes_load();
 
 	for (;;)
 	{
@@ -223,9 +226,9 @@ wait_until_ready(void)
 	}
 }
 
-/* Read tombstones and copied versions from all logs; own deletes up to a barrier of now. */
+/* Read tombstones, copied versions and key sets from all logs; own changes up to a barrier of now. */
 static void
-key_index_load(void)
+indexes_load(void)
 {
 	XLogRecPtr	captured;
 	uint64		own_seq;
@@ -241,6 +244,7 @@ key_index_load(void)
 	SpinLockRelease(&node->vector_lock);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	rp_displaced_load(node);
+	rp_handlers_load(node);
 	for (int slot = 1; slot < node->nmembers; slot++)
 	{
 		uint64		required;
@@ -251,11 +255,11 @@ key_index_load(void)
 		oldest = node->members[slot].oldest_seq;
 		SpinLockRelease(&node->vector_lock);
 		if (oldest > 0 && origins[slot].applied_seq >= oldest)
-			rp_keyindex_read_log(slot, &node->members[slot].origin, oldest - 1,
-								 origins[slot].applied_seq, required);
+			rp_foreign_log_index(node, slot, oldest - 1, origins[slot].applied_seq, required);
 	}
-	rp_keyindex_start_own(own_oldest > 0 ? own_oldest - 1 : 0);
-	rp_keyindex_follow_own(own_seq);
+	rp_own_log_start(node, own_oldest > 0 ? own_oldest - 1 : 0);
+	rp_own_log_follow(own_seq);
+	rp_keysets_touch_contested(InvalidOid);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	rp_apply_deletes_known_to(captured);
@@ -449,6 +453,7 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	while (rp_stream_next(origins[slot].stream, &item))
 	{
 		CHECK_FOR_INTERRUPTS();
+		txn.item++;
 		if (item.tag == P2P_TAG_TRUNCATE)
 			rp_apply_truncate(&txn, item.truncated, item.truncate_flags);
 		else

@@ -46,6 +46,7 @@
 #include "displaced.h"
 #include "handlers.h"
 #include "members.h"
+#include "ownlog.h"
 #include "step.h"
 #include "versions.h"
 
@@ -389,7 +390,7 @@ rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table)
 	captured = node->captured_lsn;
 	seq = node->members[RP_SELF].captured_seq;
 	SpinLockRelease(&node->vector_lock);
-	rp_keyindex_follow_own(seq);
+	rp_own_log_follow(seq);
 	deletes_known_to = captured;
 }
 

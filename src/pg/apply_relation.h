@@ -29,10 +29,19 @@ typedef struct RpColumnMap
 	Oid			receive_ioparam;
 } RpColumnMap;
 
+/* What a map is found by. Two descriptions of one table have a map each. */
+typedef struct RpRelationMapKey
+{
+	char		schema[P2P_NAME_SIZE];	/* both with zeros to the end */
+	char		name[P2P_NAME_SIZE];
+	uint64		columns;		/* hash of what they are */
+	uint64		for_reading;	/* 1: what is not here any more is left out */
+} RpRelationMapKey;
+
 /* A remote description and where it leads here. Long-lived; rebuilt after an invalidation. */
 typedef struct RpRelationMap
 {
-	char		key[2 * P2P_NAME_SIZE]; /* schema, zero, name, zeros: hash key */
+	RpRelationMapKey key;
 	bool		valid;
 	P2pRelation remote;			/* with its own columns */
 	Oid			relid;			/* InvalidOid: there is no such table here */
@@ -89,6 +98,11 @@ void		rp_relation_maps_init(void);
  * tables do not fit (missing column, no matching unique index).
  */
 RpRelationMap *rp_relation_map(const P2pRelation *remote);
+/*
+ * The same to look at what a log holds, which may describe the table as it was: columns
+ * that are not here are left out, and without its key index has_key is false. No ERROR.
+ */
+RpRelationMap *rp_relation_map_for_reading(const P2pRelation *remote);
 
 /* Open for writing. ERROR with a hint if there is no such table. */
 RpOpenRelation *rp_relation_open(RpRelationMap *map);
