@@ -42,6 +42,7 @@
 #include "apply_internal.h"
 #include "barrier.h"
 #include "crashpoint.h"
+#include "displaced.h"
 #include "keyset.h"
 #include "members.h"
 #include "monotonic.h"
@@ -90,6 +91,7 @@ static void transaction_apply(int slot, const P2pBegin *begin, const P2pVector *
 static void transaction_failed(int slot);
 static void state_set(int slot, RpApplyState state);
 static void handlers_settle(void);
+static bool follow_up(void);
 static void housekeeping(void);
 
 /* Where an error happened, for its context line. */
@@ -131,6 +133,7 @@ rp_apply_main(Datum dboid)
 		wake_us = 0;
 		for (int slot = 1; slot < node->nmembers; slot++)
 			progress |= turn(slot);
+		progress |= follow_up();
 		handlers_settle();
 		housekeeping();
 		if (progress)
@@ -254,6 +257,7 @@ indexes_load(void)
 	own_oldest = node->members[RP_SELF].oldest_seq;
 	SpinLockRelease(&node->vector_lock);
 	PushActiveSnapshot(GetTransactionSnapshot());
+	rp_displaced_load(node);
 	rp_handlers_load(node);
 	for (int slot = 1; slot < node->nmembers; slot++)
 	{
@@ -414,8 +418,8 @@ is_held(P2pStamp stamp)
 }
 
 /* Have the session commit under the origin of slot. */
-static void
-session_origin_set(int slot, uint64 seq, P2pStamp stamp)
+void
+rp_apply_origin_set(int slot, uint64 seq, P2pStamp stamp)
 {
 	RepOriginId wanted = node->members[slot].roident;
 
@@ -453,7 +457,7 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	txn.deps = deps;
 
 	StartTransactionCommand();
-	session_origin_set(slot, begin->seq, begin->stamp);
+	rp_apply_origin_set(slot, begin->seq, begin->stamp);
 	MemoryContextSwitchTo(TopTransactionContext);
 	txn.change_context = AllocSetContextCreate(TopTransactionContext, "replp2p change",
 											   ALLOCSET_DEFAULT_SIZES);
@@ -498,6 +502,20 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 		CommitTransactionCommand();
 		rp_worker_wake(node, RP_WORKER_GOSSIP);
 	}
+}
+
+/* What applied and local changes have left to be done; true if anything was. */
+static bool
+follow_up(void)
+{
+	bool		done = rp_displaced_follow_up(node);
+	int64		due_us = rp_displaced_due_us();
+
+	if (done)
+		last_commit = XactLastCommitEnd;
+	if (due_us != 0)
+		wake_by(due_us);
+	return done;
 }
 
 /* Undo, say what happened (once per text), and try again later. */
@@ -567,7 +585,7 @@ housekeeping(void)
 	pruned_us = now;
 	SpinLockAcquire(&node->vector_lock);
 	for (int slot = 0; slot < n; slot++)
-		stable[slot] = node->members[slot].stable_seq;
+		stable[slot] = rp_droppable_seq(node, slot);
 	SpinLockRelease(&node->vector_lock);
 	if (memcmp(stable, swept, sizeof(uint64) * n) != 0 && !rp_handlers_unsettled(node))
 	{

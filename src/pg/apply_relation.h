@@ -84,6 +84,8 @@ typedef struct RpOpenRelation
 	TupleTableSlot *incoming;	/* virtual: new values, local columns */
 	TupleTableSlot *old;		/* virtual: old key values */
 	TupleTableSlot *store;		/* virtual: what is written */
+	TupleTableSlot *image;		/* virtual: a row that was kept elsewhere */
+	List	   *arbiters;		/* oids of the unique indexes that are checked at once: the key's, and further ones */
 	bool	   *given;			/* per local attribute: incoming carries a value */
 	bool	   *unavailable;	/* per local attribute: unchanged TOAST, not sent */
 	ExprState **defaults;		/* made when first wanted */

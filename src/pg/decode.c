@@ -228,7 +228,7 @@ plugin_filter_by_origin(LogicalDecodingContext *ctx, RepOriginId origin)
 
 	if (origin == InvalidRepOriginId)
 		return false;
-	return origin == RP_COPY_ORIGIN || rp_capture_origin_slot(capture, origin) > 0;
+	return origin == RP_COPY_ORIGIN || rp_capture_origin_slot(capture, origin) >= 0;
 }
 
 /* Write an insert. */

@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "nodes/bitmapset.h"
 #include "utils/relcache.h"
 
 #include "capture.h"
@@ -69,6 +70,13 @@ void		rp_decode_relations_init(void);
 RpDecodeRelation *rp_decode_relation(Relation relation);
 /* A change of a table that says what is replicated, and how, was decoded: judge every table again. */
 void		rp_decode_rules_changed(void);
+
+/* For the catalogs as they are now, too: */
+
+/* The attribute numbers (from 1) of the key by which a table's rows are known; empty: none is of use. */
+Bitmapset  *rp_decode_key(Relation relation);
+/* Do the bytes of the type's send function mean the same on every server? A domain: ask for its base. */
+bool		rp_type_is_portable(Oid type);
 
 /*
  * Fetch an on-disk TOAST value by its pointer, whoever still refers to it, into

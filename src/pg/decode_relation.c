@@ -87,10 +87,8 @@ static bool exclusion_rule(HeapTuple tuple, TupleDesc desc, Rule *rule);
 static bool counter_rule(HeapTuple tuple, TupleDesc desc, Rule *rule);
 static void rules_load(const char *list_name,
 					   bool (*rule_of) (HeapTuple tuple, TupleDesc desc, Rule *rule));
-static Bitmapset *relation_key(Relation relation);
 static void columns_build(RpDecodeRelation *entry, Relation relation, Bitmapset *key);
 static void column_build(RpDecodeColumn *column, Form_pg_attribute att, MemoryContext memory);
-static bool type_is_portable(Oid type);
 static RpColumnForm form_of_send(Oid send, Form_pg_attribute att);
 
 /* Make the cache and have the server tell us of changes. */
@@ -211,7 +209,7 @@ relation_build(RpDecodeRelation *entry, Relation relation)
 		return;
 
 	old = MemoryContextSwitchTo(memory);
-	key = relation_key(relation);
+	key = rp_decode_key(relation);
 	entry->has_key = !bms_is_empty(key);
 	entry->full = relation->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
 	columns_build(entry, relation, key);
@@ -318,8 +316,8 @@ rules_load(const char *list_name, bool (*rule_of) (HeapTuple tuple, TupleDesc de
 }
 
 /* Return the attribute numbers of the table's key; empty if it has none that is of use. */
-static Bitmapset *
-relation_key(Relation relation)
+Bitmapset *
+rp_decode_key(Relation relation)
 {
 	TupleDesc	desc = RelationGetDescr(relation);
 	Bitmapset  *key = NULL;
@@ -405,7 +403,7 @@ column_build(RpDecodeColumn *column, Form_pg_attribute att, MemoryContext memory
 
 	column->byval = att->attbyval;
 	column->length = att->attlen;
-	if (type_is_portable(base))
+	if (rp_type_is_portable(base))
 	{
 		getTypeBinaryOutputInfo(base, &function, &varlena);
 		column->form = form_of_send(function, att);
@@ -419,8 +417,8 @@ column_build(RpDecodeColumn *column, Form_pg_attribute att, MemoryContext memory
 }
 
 /* Do the bytes of the type's send function mean the same on every server? */
-static bool
-type_is_portable(Oid type)
+bool
+rp_type_is_portable(Oid type)
 {
 	Oid			element = get_element_type(type);
 	HeapTuple	tuple;

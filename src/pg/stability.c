@@ -193,7 +193,7 @@ rp_stability_trim(RpStability *stability)
 	stability->trim_due_us = rp_monotonic_us() + TRIM_INTERVAL_US;
 }
 
-/* Copy the stable seqs; also whether every row that a join copied is stable. */
+/* Copy the stable seqs, as far as they may be forgotten; also whether every row that a join copied is stable. */
 static void
 copy_stable(RpNode *node, StableSeqs *stable)
 {
@@ -204,7 +204,7 @@ copy_stable(RpNode *node, StableSeqs *stable)
 	SpinLockAcquire(&node->vector_lock);
 	for (int slot = 0; slot < stable->nslots; slot++)
 	{
-		stable->seqs[slot] = node->members[slot].stable_seq;
+		stable->seqs[slot] = rp_droppable_seq(node, slot);
 		if (node->members[slot].required_seq > stable->seqs[slot])
 			stable->copies_stable = false;
 	}
