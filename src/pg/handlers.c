@@ -439,7 +439,7 @@ rp_handler_epoch(const RpTableHandlers *handlers, const P2pKeyVersion *version)
 {
 	P2pVersion	ancient = {0};
 
-	for (int i = handlers->nchanges - 1; i >= 0; i--)
+	for (int i = handlers ? handlers->nchanges - 1 : -1; i >= 0; i--)
 	{
 		if (has_seen(&handlers->changes[i].made, version))
 			return handlers->changes[i].made.version;
