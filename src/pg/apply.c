@@ -42,6 +42,7 @@
 #include "apply_internal.h"
 #include "barrier.h"
 #include "crashpoint.h"
+#include "displaced.h"
 #include "keyset.h"
 #include "members.h"
 #include "monotonic.h"
@@ -58,6 +59,7 @@
 #define IDLE_WAIT_MS 10000
 #define HELD_RECHECK_MS 1000
 #define PRUNE_INTERVAL_MS 60000
+#define SETTLE_INTERVAL_MS 1000
 
 /* What this worker knows of one member. */
 typedef struct ApplyOrigin
@@ -79,6 +81,7 @@ static XLogRecPtr last_commit = InvalidXLogRecPtr;	/* not yet told to capture */
 static void commits_publish(void);
 static void members_refresh(void);
 static void wait_until_ready(void);
+static void handlers_load(void);
 static void indexes_load(void);
 static bool turn(int slot);
 static bool apply_next(int slot);
@@ -87,6 +90,8 @@ static bool is_held(P2pStamp stamp);
 static void transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps);
 static void transaction_failed(int slot);
 static void state_set(int slot, RpApplyState state);
+static void handlers_settle(void);
+static bool follow_up(void);
 static void housekeeping(void);
 
 /* Where an error happened, for its context line. */
@@ -115,6 +120,7 @@ rp_apply_main(Datum dboid)
 	rp_keyindex_init(node);
 	rp_keysets_init(node);
 	wait_until_ready();
+	handlers_load();
 	indexes_load();
 
 	for (;;)
@@ -127,6 +133,8 @@ rp_apply_main(Datum dboid)
 		wake_us = 0;
 		for (int slot = 1; slot < node->nmembers; slot++)
 			progress |= turn(slot);
+		progress |= follow_up();
+		handlers_settle();
 		housekeeping();
 		if (progress)
 			continue;
@@ -223,6 +231,15 @@ wait_until_ready(void)
 	}
 }
 
+/* Read which tables have conflict handlers of their own. */
+static void
+handlers_load(void)
+{
+	StartTransactionCommand();
+	rp_handlers_load(node);
+	CommitTransactionCommand();
+}
+
 /* Read tombstones, copied versions and key sets from all logs; own changes up to a barrier of now. */
 static void
 indexes_load(void)
@@ -240,6 +257,7 @@ indexes_load(void)
 	own_oldest = node->members[RP_SELF].oldest_seq;
 	SpinLockRelease(&node->vector_lock);
 	PushActiveSnapshot(GetTransactionSnapshot());
+	rp_displaced_load(node);
 	rp_handlers_load(node);
 	for (int slot = 1; slot < node->nmembers; slot++)
 	{
@@ -401,8 +419,8 @@ is_held(P2pStamp stamp)
 }
 
 /* Have the session commit under the origin of slot. */
-static void
-session_origin_set(int slot, uint64 seq, P2pStamp stamp)
+void
+rp_apply_origin_set(int slot, uint64 seq, P2pStamp stamp)
 {
 	RepOriginId wanted = node->members[slot].roident;
 
@@ -440,7 +458,7 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	txn.deps = deps;
 
 	StartTransactionCommand();
-	session_origin_set(slot, begin->seq, begin->stamp);
+	rp_apply_origin_set(slot, begin->seq, begin->stamp);
 	MemoryContextSwitchTo(TopTransactionContext);
 	txn.change_context = AllocSetContextCreate(TopTransactionContext, "replp2p change",
 											   ALLOCSET_DEFAULT_SIZES);
@@ -487,6 +505,20 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	}
 }
 
+/* What applied and local changes have left to be done; true if anything was. */
+static bool
+follow_up(void)
+{
+	bool		done = rp_displaced_follow_up(node);
+	int64		due_us = rp_displaced_due_us();
+
+	if (done)
+		last_commit = XactLastCommitEnd;
+	if (due_us != 0)
+		wake_by(due_us);
+	return done;
+}
+
 /* Undo, say what happened (once per text), and try again later. */
 static void
 transaction_failed(int slot)
@@ -521,6 +553,24 @@ transaction_failed(int slot)
 	FreeErrorData(error);
 }
 
+/* While a change of conflict handlers is not settled, look again now and then. */
+static void
+handlers_settle(void)
+{
+	static int64 next_us = 0;
+
+	if (!rp_handlers_unsettled(node))
+		return;
+	if (rp_monotonic_us() >= next_us)
+	{
+		StartTransactionCommand();
+		rp_handlers_settle(node);
+		CommitTransactionCommand();
+		next_us = rp_monotonic_us() + SETTLE_INTERVAL_MS * INT64CONST(1000);
+	}
+	wake_by(next_us);
+}
+
 /* Now and then: forget what is stable, prune the history. */
 static void
 housekeeping(void)
@@ -536,11 +586,13 @@ housekeeping(void)
 	pruned_us = now;
 	SpinLockAcquire(&node->vector_lock);
 	for (int slot = 0; slot < n; slot++)
-		stable[slot] = node->members[slot].stable_seq;
+		stable[slot] = rp_droppable_seq(node, slot);
 	SpinLockRelease(&node->vector_lock);
-	if (memcmp(stable, swept, sizeof(uint64) * n) != 0)
+	if (memcmp(stable, swept, sizeof(uint64) * n) != 0 && !rp_handlers_unsettled(node))
+	{
 		rp_keyindex_sweep(stable, n);
-	memcpy(swept, stable, sizeof(uint64) * n);
+		memcpy(swept, stable, sizeof(uint64) * n);
+	}
 
 	StartTransactionCommand();
 	rp_conflict_prune();

@@ -27,6 +27,7 @@ typedef struct RpApplyTransaction
 	uint64		changes;
 	uint64		conflicts;
 	bool		membership_changed;
+	bool		no_wait;		/* give way to local transactions: ERROR rather than wait for one */
 } RpApplyTransaction;
 
 /* apply_change.c: carry out one item of a transaction. tag: INSERT, UPDATE or DELETE. */
@@ -38,6 +39,11 @@ void		rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags);
 void		rp_apply_close_relations(RpApplyTransaction *txn);
 /* Before the first apply: local deletes that the key index must know are all captured and read. */
 void		rp_apply_deletes_known_to(XLogRecPtr lsn);
+/* Make the key index complete for all local deletes of table that have committed up to now. */
+void		rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table);
+
+/* apply.c: have the session commit under the origin of slot, as this version of its. */
+void		rp_apply_origin_set(int slot, uint64 seq, P2pStamp stamp);
 
 /*
  * The version of a row found here (see there), and that with the origin in place of the slot.
@@ -56,7 +62,8 @@ bool		rp_tracked_follow_up(RpNode *node);
 
 /*
  * apply_unique.c: store open->store as the row of its key (over the locked row in open->local if
- * row_exists), with this version, in a table that may have more unique indexes.
+ * row_exists), with this version, in a table that may have more unique indexes. A displaced row
+ * of the key is forgotten if the row is stored, be it displaced again.
  */
 typedef enum RpStored
 {
@@ -74,19 +81,21 @@ bool		rp_displaced_find(RpOpenRelation *open, TupleTableSlot *key, RpSlotVersion
 							  TupleTableSlot *out);
 /* Forget the displaced row of key: a greater version of it has come. */
 void		rp_displaced_drop(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *key);
-/* Between transactions: bring rows back whose values are free again. Returns whether anything was done. */
+/* displaced_follow.c. Between transactions: bring rows back whose values are free again. Returns whether anything was done. */
 bool		rp_displaced_follow_up(RpNode *node);
+/* When it wants to be called again though nothing has happened, monotonic; 0: never. */
+int64		rp_displaced_due_us(void);
 
 /* apply_row.c: find and lock the row of key into out; false: there is none. */
 bool		rp_row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out);
 /* Build open->store from the incoming values over base (the row here), or over defaults (NULL). */
 void		rp_row_build(RpOpenRelation *open, TupleTableSlot *base);
-/* Insert store; false: a live row of that key appeared meanwhile, and nothing is left behind. */
+/* Insert store; false: a live row claims one of its unique values, and nothing is left behind. */
 bool		rp_row_insert(RpOpenRelation *open);
 /* Insert store into a table without a key. */
 void		rp_row_insert_anyway(RpOpenRelation *open);
-/* Overwrite the locked row in open->local by store. */
-void		rp_row_update(RpOpenRelation *open);
+/* Overwrite the locked row in open->local by store; false: a live row may claim one of its unique values. */
+bool		rp_row_update(RpOpenRelation *open);
 void		rp_row_delete(RpOpenRelation *open, TupleTableSlot *row);
 
 /* conflict_history.c: write one row of history in the transaction. Slots may be NULL; local NULL = ancient. */
@@ -94,6 +103,7 @@ typedef struct RpConflictRecord
 {
 	P2pConflict conflict;
 	bool		incoming_wins;
+	const char *resolution;		/* NULL: says who wins */
 	RpOpenRelation *open;
 	TupleTableSlot *key;
 	TupleTableSlot *local_row;

@@ -56,6 +56,7 @@ static bool type_has_receive(Oid type);
 static void map_key(RpRelationMap *map, Relation rel);
 static Oid	key_index_find(RpRelationMap *map, Relation rel);
 static void map_defaults(RpRelationMap *map, Relation rel);
+static List *arbiters_find(RpOpenRelation *open);
 
 void
 rp_relation_maps_init(void)
@@ -174,6 +175,8 @@ map_build(RpRelationMap *map, const P2pRelation *remote)
 								  AccessShareLock, true);
 	map->is_membership = strcmp(remote->schema, RP_SCHEMA) == 0 &&
 		strcmp(remote->name, "membership") == 0;
+	map->is_handler_change = strcmp(remote->schema, RP_SCHEMA) == 0 &&
+		strcmp(remote->name, "handler_changes") == 0;
 	if (!OidIsValid(map->relid))
 		return;					/* looked up again each time: it may be created */
 
@@ -413,9 +416,28 @@ rp_relation_open(RpRelationMap *map)
 	open->incoming = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
 	open->old = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
 	open->store = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
+	open->image = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
+	open->arbiters = arbiters_find(open);
 	open->given = palloc0_array(bool, Max(map->natts, 1));
 	open->unavailable = palloc0_array(bool, Max(map->natts, 1));
 	return open;
+}
+
+/* The unique indexes in which a clash is resolved; those of deferrable constraints are not. */
+static List *
+arbiters_find(RpOpenRelation *open)
+{
+	List	   *oids = NIL;
+
+	for (int i = 0; i < open->result->ri_NumIndices; i++)
+	{
+		Form_pg_index index = open->result->ri_IndexRelationDescs[i]->rd_index;
+
+		if (index->indisunique && index->indimmediate && index->indisready &&
+			open->result->ri_IndexRelationDescs[i]->rd_rel->relam == BTREE_AM_OID)
+			oids = lappend_oid(oids, index->indexrelid);
+	}
+	return oids;
 }
 
 void
@@ -425,6 +447,7 @@ rp_relation_close(RpOpenRelation *open)
 	ExecResetTupleTable(open->estate->es_tupleTable, false);
 	FreeExecutorState(open->estate);
 	table_close(open->rel, NoLock);
+	list_free(open->arbiters);
 	pfree(open->given);
 	pfree(open->unavailable);
 	pfree(open);

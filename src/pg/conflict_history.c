@@ -65,7 +65,8 @@ rp_conflict_record(RpApplyTransaction *txn, const RpConflictRecord *record)
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = ObjectIdGetDatum(map->relid);
 	values[1] = CStringGetTextDatum(p2p_conflict_name(record->conflict));
-	values[2] = CStringGetTextDatum(record->incoming_wins ? "apply_remote" : "keep_local");
+	values[2] = CStringGetTextDatum(record->resolution ? record->resolution :
+									record->incoming_wins ? "apply_remote" : "keep_local");
 	values[3] = row_datum(record->open, record->key, &nulls[3]);
 	values[4] = row_datum(record->open, record->local_row, &nulls[4]);
 	values[5] = row_datum(record->open, record->remote_row, &nulls[5]);

@@ -4,7 +4,7 @@
  *	  that look on.
  *
  * Each item goes to the tombstones (keyindex.c) and to the key sets
- * (keyset_read.c). The other members' logs are read once, when apply starts,
+ * (keyset_read.c), those of the own log to the displaced rows (displaced.c), too. The other members' logs are read once, when apply starts,
  * up to what is applied: what comes later apply adds as it carries it out.
  * The own log is followed by a pass that stays open, since local
  * transactions commit without asking apply: before it relies on what the
@@ -23,6 +23,7 @@
 
 #include "utils/memutils.h"
 
+#include "displaced.h"
 #include "handlers.h"
 #include "keyset.h"
 #include "logpass.h"
@@ -147,6 +148,7 @@ own_visit(const RpPassItem *item, void *arg)
 		handler_change_register(item);
 	rp_keyindex_visit(item, 0);
 	rp_keysets_visit(item);
+	rp_displaced_visit(item);
 	return true;
 }
 
