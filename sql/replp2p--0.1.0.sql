@@ -94,9 +94,25 @@ CREATE TABLE replp2p.conflict_history (
 	remote_slot smallint NOT NULL,
 	remote_seq bigint NOT NULL,
 	remote_stamp bigint NOT NULL,
-	relationship text NOT NULL
+	relationship text NOT NULL,
+	message text							-- of a custom handler that raised an error
 );
 CREATE INDEX conflict_history_detected_at ON replp2p.conflict_history (detected_at);
+
+-- The versions behind the view siblings; for showing only, this node's own.
+CREATE TABLE replp2p.sibling_rows (
+	relation oid NOT NULL,
+	h1 bigint NOT NULL,						-- hash of the key
+	h2 bigint NOT NULL,
+	key jsonb NOT NULL,
+	"row" jsonb,							-- NULL: a delete
+	slot smallint NOT NULL,
+	seq bigint NOT NULL,
+	stamp bigint NOT NULL,
+	is_winner boolean NOT NULL,
+	kind text NOT NULL,
+	PRIMARY KEY (relation, h1, h2, slot, seq)
+);
 
 COMMENT ON SCHEMA replp2p IS 'replp2p: peer-to-peer multi-master replication';
 COMMENT ON TABLE replp2p.local_node IS 'this node, one row at most; internal, see the view stat_members';
@@ -105,6 +121,7 @@ COMMENT ON TABLE replp2p.members IS 'the members that the membership log comes t
 COMMENT ON TABLE replp2p.invites IS 'hashes of the invites made on this node; internal, see create_invite()';
 COMMENT ON TABLE replp2p.excluded_tables IS 'tables that are not replicated; internal, see the view tables';
 COMMENT ON TABLE replp2p.conflict_history IS 'the conflicts that this node decided; internal, see the view conflicts';
+COMMENT ON TABLE replp2p.sibling_rows IS 'the concurrent versions of contested rows; internal, see the view siblings';
 COMMENT ON INDEX replp2p.conflict_history_detected_at IS 'for removing the oldest conflicts';
 
 --
@@ -387,7 +404,8 @@ CREATE VIEW replp2p.conflicts WITH (security_barrier) AS
 		   h.remote_seq,
 		   timestamptz '2000-01-01 00:00:00+00' + nullif(h.local_stamp, 0) * interval '1 microsecond' AS local_stamp,
 		   timestamptz '2000-01-01 00:00:00+00' + h.remote_stamp * interval '1 microsecond' AS remote_stamp,
-		   h.relationship
+		   h.relationship,
+		   h.message
 	FROM replp2p.conflict_history h
 		 LEFT JOIN replp2p.members l ON l.slot = h.local_slot
 		 LEFT JOIN replp2p.members r ON r.slot = h.remote_slot
@@ -399,6 +417,38 @@ CREATE VIEW replp2p.conflicts WITH (security_barrier) AS
 		  END;
 COMMENT ON VIEW replp2p.conflicts IS
 'truly concurrent changes that this node decided, with both rows; only of tables that the reader may select from; kept for replp2p.conflict_history_days';
+
+CREATE VIEW replp2p.siblings WITH (security_barrier) AS
+	SELECT s.relation::regclass AS relation,
+		   s.key,
+		   s."row",
+		   m.node_name AS origin,
+		   s.seq,
+		   timestamptz '2000-01-01 00:00:00+00' + s.stamp * interval '1 microsecond' AS stamp,
+		   s.is_winner,
+		   s.kind
+	FROM replp2p.sibling_rows s
+		 JOIN pg_catalog.pg_class c ON c.oid = s.relation
+		 LEFT JOIN replp2p.members m ON m.slot = s.slot
+	WHERE has_table_privilege(c.oid, 'SELECT')
+	  AND has_schema_privilege(c.relnamespace, 'USAGE')
+	  AND NOT row_security_active(c.oid);
+COMMENT ON VIEW replp2p.siblings IS
+'the concurrent versions of rows of vector_clock tables, the one that is in the table among them, until a later write covers them; only of tables that the reader may select from';
+
+-- What a custom handler is told beside the rows: f(older T, newer T, conflict replp2p.conflict).
+CREATE TYPE replp2p.conflict AS (
+	relation text,							-- qualified
+	key jsonb,
+	older_node text,						-- node id
+	older_stamp timestamptz,
+	older_kind text,						-- insert, update, delete
+	newer_node text,
+	newer_stamp timestamptz,
+	newer_kind text
+);
+COMMENT ON TYPE replp2p.conflict IS
+'third argument of a custom conflict handler: of which row, and when, where and by what its two versions were made; if older is the result of an earlier call, of the last version in it';
 
 CREATE VIEW replp2p.stat_conflicts AS
 	SELECT h.relation::regclass AS relation,

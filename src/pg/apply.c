@@ -113,6 +113,7 @@ rp_apply_main(Datum dboid)
 	rp_keyindex_init(node);
 	wait_until_ready();
 	key_index_load();
+	rp_siblings_start(node);
 
 	for (;;)
 	{
@@ -124,6 +125,7 @@ rp_apply_main(Datum dboid)
 		wake_us = 0;
 		for (int slot = 1; slot < node->nmembers; slot++)
 			progress |= turn(slot);
+		progress |= rp_tracked_follow_up(node);
 		housekeeping();
 		if (progress)
 			continue;
@@ -535,6 +537,7 @@ housekeeping(void)
 	if (memcmp(stable, swept, sizeof(uint64) * n) != 0)
 		rp_keyindex_sweep(stable, n);
 	memcpy(swept, stable, sizeof(uint64) * n);
+	rp_siblings_sweep(node);
 
 	StartTransactionCommand();
 	rp_conflict_prune();

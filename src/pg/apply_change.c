@@ -43,6 +43,7 @@
 #include "apply_internal.h"
 #include "barrier.h"
 #include "deletes.h"
+#include "handlers.h"
 #include "members.h"
 #include "versions.h"
 
@@ -50,13 +51,10 @@
 static XLogRecPtr deletes_known_to = InvalidXLogRecPtr;
 
 static RpOpenRelation *relation_of(RpApplyTransaction *txn, RpRelationMap *map);
-static RpSlotVersion row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row);
-static P2pVersion version_of(RpApplyTransaction *txn, const RpSlotVersion *v);
 static void change_key(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 					   TupleTableSlot *key, bool *has_base, TupleTableSlot *base);
 static bool change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 						TupleTableSlot *key);
-static void deletes_complete(RpApplyTransaction *txn, Oid table);
 static bool insert_is_overruled(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 								TupleTableSlot *key);
 static void insert_without_key(RpApplyTransaction *txn, RpOpenRelation *open);
@@ -105,7 +103,9 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 				open->unavailable[a] = false;
 			}
 		}
+		txn->second_half = true;
 		change_key(txn, open, P2P_OP_UPDATE, open->incoming, NULL, NULL);
+		txn->second_half = false;
 		ExecDropSingleTupleTableSlot(base);
 	}
 	else
@@ -206,6 +206,7 @@ change_key(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSl
 static bool
 change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSlot *key)
 {
+	const RpTableHandlers *handlers = rp_handlers_of(open->map->relid);
 	RpKeyHash	hash = rp_key_hash(open->map, key);
 	P2pKeyState here = {0};
 	RpSlotVersion row = {0};
@@ -213,14 +214,16 @@ change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableS
 	RpConflictRecord record = {0};
 	P2pDecision decision;
 
+	if (handlers && handlers->tracked)
+		return rp_tracked_change(txn, open, op, key);
 	here.row_exists = rp_row_find(open, key, open->local);
 	if (here.row_exists)
 	{
-		row = row_version(txn, open, open->local);
-		here.row = version_of(txn, &row);
+		row = rp_row_version(txn, open, open->local);
+		here.row = rp_version_of(txn->node, &row);
 	}
 	if (rp_keyindex_tombstone(open->map->relid, hash, &tombstone))
-		here.tombstone = version_of(txn, &tombstone);
+		here.tombstone = rp_version_of(txn->node, &tombstone);
 	decision = p2p_resolve(op, &txn->version, txn->deps, &here);
 
 	/* history first: the images are still as they were found */
@@ -283,8 +286,8 @@ frozen_version_is_right(RpOpenRelation *open, TupleTableSlot *row, const RpVersi
  * the index is asked: an xid below it was captured before, so that its entry, if it
  * ever had one, is there or has become stable.
  */
-static RpSlotVersion
-row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
+RpSlotVersion
+rp_row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
 {
 	RpSlotVersion version = {0};
 	HeapTuple	tuple = ExecFetchSlotHeapTuple(row, false, NULL);
@@ -324,15 +327,15 @@ row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
 }
 
 /* The same version with the origin in place of the slot. */
-static P2pVersion
-version_of(RpApplyTransaction *txn, const RpSlotVersion *v)
+P2pVersion
+rp_version_of(RpNode *node, const RpSlotVersion *v)
 {
 	P2pVersion	version = {0};
 
 	if (v->seq == 0)
 		return version;
 	version.stamp = v->stamp;
-	version.dot.origin = txn->node->members[v->slot].origin;
+	version.dot.origin = node->members[v->slot].origin;
 	version.dot.seq = v->seq;
 	return version;
 }
@@ -362,8 +365,8 @@ rp_apply_deletes_known_to(XLogRecPtr lsn)
  * Make the key index complete for all local deletes of table that have
  * committed up to now. Costs a few reads when there was none.
  */
-static void
-deletes_complete(RpApplyTransaction *txn, Oid table)
+void
+rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table)
 {
 	RpNode	   *node = txn->node;
 	XLogRecPtr	captured;
@@ -393,14 +396,14 @@ insert_is_overruled(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, Tup
 	P2pKeyState here = {0};
 	P2pDecision decision;
 
-	deletes_complete(txn, open->map->relid);
+	rp_apply_deletes_complete(txn, open->map->relid);
 	if (!rp_keyindex_tombstone(open->map->relid, rp_key_hash(open->map, key), &tombstone) ||
 		rp_slot_version_compare(&tombstone, &txn->slot_version) <= 0)
 		return false;
 
 	CommandCounterIncrement();
 	rp_row_delete(open, open->store);
-	here.tombstone = version_of(txn, &tombstone);
+	here.tombstone = rp_version_of(txn->node, &tombstone);
 	decision = p2p_resolve(op, &txn->version, txn->deps, &here);
 	record.conflict = decision.conflict;
 	record.open = open;
@@ -475,7 +478,7 @@ truncate_by_version(RpApplyTransaction *txn, RpOpenRelation *open)
 		RpSlotVersion version;
 
 		CHECK_FOR_INTERRUPTS();
-		version = row_version(txn, open, open->local);
+		version = rp_row_version(txn, open, open->local);
 		if (rp_slot_version_compare(&version, &txn->slot_version) <= 0)
 			rp_row_delete(open, open->local);
 	}

@@ -21,6 +21,7 @@ typedef struct RpApplyTransaction
 	P2pVersion	version;		/* the same, with the origin */
 	const P2pVector *deps;
 	uint32		step;			/* operations so far: the place of one within the transaction */
+	bool		second_half;	/* of a key update: the row at its new key */
 	List	   *opened;			/* RpOpenRelation * */
 	MemoryContext change_context;	/* reset after each change */
 	uint64		changes;
@@ -35,6 +36,8 @@ void		rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 void		rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags);
 /* Close what the transaction opened. */
 void		rp_apply_close_relations(RpApplyTransaction *txn);
+/* Have all local deletes of table that have committed up to now captured, and in the key index. */
+void		rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table);
 /* Before the first apply: local deletes that the key index must know are all captured and read. */
 void		rp_apply_deletes_known_to(XLogRecPtr lsn);
 
@@ -50,8 +53,17 @@ P2pVersion	rp_version_of(RpNode *node, const RpSlotVersion *v);
  */
 bool		rp_tracked_change(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 							  TupleTableSlot *key);
+/*
+ * A truncate of a tracked table that is locked against everybody, all local changes captured:
+ * remember it in the key sets, and take out the rows that it leaves nothing of. For a
+ * table that was just emptied because all is in the truncate's past, too.
+ */
+void		rp_tracked_truncate(RpApplyTransaction *txn, RpOpenRelation *open);
 /* Between transactions: fold rows again that a local write has touched. Returns whether anything was done. */
 bool		rp_tracked_follow_up(RpNode *node);
+/* Between transactions: forget the siblings that are stable; at the start of apply: all of them. */
+void		rp_siblings_sweep(RpNode *node);
+void		rp_siblings_start(RpNode *node);
 
 /*
  * apply_unique.c: store open->store as the row of its key (over the locked row in open->local if
@@ -93,6 +105,8 @@ typedef struct RpConflictRecord
 {
 	P2pConflict conflict;
 	bool		incoming_wins;
+	const char *resolution;		/* NULL: apply_remote or keep_local, by incoming_wins */
+	const char *message;		/* of a handler's error; NULL: none */
 	RpOpenRelation *open;
 	TupleTableSlot *key;
 	TupleTableSlot *local_row;

@@ -48,6 +48,7 @@ static HTAB *maps = NULL;
 
 static void map_invalidate(Datum arg, Oid relid);
 static bool map_fits(const RpRelationMap *map, const P2pRelation *remote);
+static Bitmapset *key_columns_of(Oid index_oid);
 static void map_build(RpRelationMap *map, const P2pRelation *remote);
 static void map_columns(RpRelationMap *map, Relation rel);
 static bool type_has_receive(Oid type);
@@ -101,6 +102,56 @@ rp_relation_map(const P2pRelation *remote)
 	if (!map->valid || !map_fits(map, remote))
 		map_build(map, remote);
 	return map;
+}
+
+RpRelationMap *
+rp_relation_map_of(Oid relid)
+{
+	Relation	rel = table_open(relid, NoLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	Oid			index = RelationGetReplicaIndex(rel);
+	Bitmapset  *key;
+	P2pRelation here = {0};
+	RpRelationMap *map;
+
+	if (!OidIsValid(index))
+		index = RelationGetPrimaryKeyIndex(rel);	/* REPLICA IDENTITY FULL */
+	key = key_columns_of(index);
+	strlcpy(here.schema, get_namespace_name(RelationGetNamespace(rel)), P2P_NAME_SIZE);
+	strlcpy(here.name, RelationGetRelationName(rel), P2P_NAME_SIZE);
+	here.columns = palloc0_array(P2pColumn, Max(desc->natts, 1));
+	for (int a = 0; a < desc->natts; a++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, a);
+		P2pColumn  *column = &here.columns[here.ncolumns];
+
+		if (att->attisdropped || att->attgenerated)
+			continue;
+		strlcpy(column->name, NameStr(att->attname), P2P_NAME_SIZE);
+		strlcpy(column->type, format_type_be(att->atttypid), P2P_TYPE_NAME_SIZE);
+		column->flags = bms_is_member(a, key) ? P2P_COLUMN_KEY : 0;
+		here.ncolumns++;
+	}
+	map = rp_relation_map(&here);
+	pfree(here.columns);
+	table_close(rel, NoLock);
+	return map;
+}
+
+/* The columns of an index, 0-based; NULL if there is no index. */
+static Bitmapset *
+key_columns_of(Oid index_oid)
+{
+	Bitmapset  *key = NULL;
+	Relation	index;
+
+	if (!OidIsValid(index_oid))
+		return NULL;
+	index = index_open(index_oid, AccessShareLock);
+	for (int k = 0; k < IndexRelationGetNumberOfKeyAttributes(index); k++)
+		key = bms_add_member(key, index->rd_index->indkey.values[k] - 1);
+	index_close(index, AccessShareLock);
+	return key;
 }
 
 /* Is the map made for this very description? */
@@ -361,6 +412,8 @@ rp_relation_open(RpRelationMap *map)
 	open->incoming = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
 	open->old = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
 	open->store = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
+	open->image = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
+	open->base = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
 	open->given = palloc0_array(bool, Max(map->natts, 1));
 	open->unavailable = palloc0_array(bool, Max(map->natts, 1));
 	return open;

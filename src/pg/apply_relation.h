@@ -72,8 +72,10 @@ typedef struct RpOpenRelation
 	TupleTableSlot *local;		/* row found here */
 	TupleTableSlot *found;		/* scratch of the look-up */
 	TupleTableSlot *incoming;	/* virtual: new values, local columns */
-	TupleTableSlot *old;		/* virtual: old key values */
+	TupleTableSlot *old;		/* virtual: old key values, and others that were sent with them */
 	TupleTableSlot *store;		/* virtual: what is written */
+	TupleTableSlot *image;		/* virtual: scratch of apply_tracked.c, as is the next */
+	TupleTableSlot *base;
 	bool	   *given;			/* per local attribute: incoming carries a value */
 	bool	   *unavailable;	/* per local attribute: unchanged TOAST, not sent */
 	ExprState **defaults;		/* made when first wanted */
@@ -87,6 +89,9 @@ void		rp_relation_maps_init(void);
  * tables do not fit (missing column, no matching unique index).
  */
 RpRelationMap *rp_relation_map(const P2pRelation *remote);
+
+/* The map for the description of the table as it is here. In a transaction; the table is locked. */
+RpRelationMap *rp_relation_map_of(Oid relid);
 
 /* Open for writing. ERROR with a hint if there is no such table. */
 RpOpenRelation *rp_relation_open(RpRelationMap *map);
