@@ -27,7 +27,8 @@ CREATE TABLE replp2p.local_node (
 	force_leave boolean NOT NULL DEFAULT false,
 	sponsor_dsn text,						-- while joining
 	sponsor_id bytea,
-	membership_serial bigint NOT NULL DEFAULT 0
+	membership_serial bigint NOT NULL DEFAULT 0,
+	handler_serial bigint NOT NULL DEFAULT 0
 );
 
 -- The membership log: replicated in the stream, each row signed by its author.
@@ -77,6 +78,39 @@ CREATE TABLE replp2p.excluded_tables (
 	relation oid PRIMARY KEY
 ) WITH (user_catalog_table = true);
 
+-- Changes of conflict handlers and column merges: replicated in the stream, rows are only added.
+CREATE TABLE replp2p.handler_changes (
+	author_id bytea NOT NULL,
+	author_epoch integer NOT NULL,
+	serial bigint NOT NULL,
+	schema_name name NOT NULL,
+	table_name name NOT NULL,
+	column_name name NOT NULL,				-- '': the handler of the table
+	setting text NOT NULL,					-- last_writer_wins, vector_clock, custom; none, counter, max, min
+	function_name text NOT NULL,			-- of handler custom, with its schema, quoted where need be
+	made_at timestamptz NOT NULL,
+	PRIMARY KEY (author_id, author_epoch, serial)
+);
+
+-- What they come to here, by the local oid, until superseded. Read by decoding under its historic snapshot.
+CREATE TABLE replp2p.table_handlers (
+	author_id bytea NOT NULL,				-- also the origin of the change's version
+	author_epoch integer NOT NULL,
+	serial bigint NOT NULL,
+	schema_name name NOT NULL,
+	table_name name NOT NULL,
+	column_name name NOT NULL,
+	setting text NOT NULL,
+	function_name text NOT NULL,
+	relation oid NOT NULL,					-- 0: there was no such table here
+	column_number smallint NOT NULL,		-- 0: the handler of the table, or no such column here
+	seq bigint,								-- with stamp the version; NULL: that of the row's xmin
+	stamp bigint,
+	settled boolean NOT NULL DEFAULT false,
+	settle_at bytea,						-- vector: settled once this is stable
+	PRIMARY KEY (author_id, author_epoch, serial)
+) WITH (user_catalog_table = true);
+
 -- The history behind the view conflicts; this node's own, not replicated.
 CREATE TABLE replp2p.conflict_history (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -120,6 +154,8 @@ COMMENT ON TABLE replp2p.membership IS 'the signed membership log, replicated to
 COMMENT ON TABLE replp2p.members IS 'the members that the membership log comes to on this node; internal, see the view stat_members';
 COMMENT ON TABLE replp2p.invites IS 'hashes of the invites made on this node; internal, see create_invite()';
 COMMENT ON TABLE replp2p.excluded_tables IS 'tables that are not replicated; internal, see the view tables';
+COMMENT ON TABLE replp2p.handler_changes IS 'changes of conflict handlers and column merges, replicated to every node; internal, see the view tables';
+COMMENT ON TABLE replp2p.table_handlers IS 'the conflict handlers and column merges that hold on this node, and since which versions; internal, see the view tables';
 COMMENT ON TABLE replp2p.conflict_history IS 'the conflicts that this node decided; internal, see the view conflicts';
 COMMENT ON TABLE replp2p.sibling_rows IS 'the concurrent versions of contested rows; internal, see the view siblings';
 COMMENT ON INDEX replp2p.conflict_history_detected_at IS 'for removing the oldest conflicts';
@@ -460,6 +496,38 @@ CREATE VIEW replp2p.stat_conflicts AS
 COMMENT ON VIEW replp2p.stat_conflicts IS
 'conflicts per table and type, counted in the history: so only as far back as it is kept';
 
+CREATE FUNCTION replp2p.set_conflict_handler(
+	relation regclass,
+	handler text,
+	handler_function regprocedure DEFAULT NULL)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_set_conflict_handler';
+COMMENT ON FUNCTION replp2p.set_conflict_handler(regclass, text, regprocedure) IS
+'set how concurrent versions of a row are decided, on all nodes: last_writer_wins, vector_clock, or custom by an IMMUTABLE function f(older, newer, replp2p.conflict); in force on each node from where the change comes in the stream';
+
+CREATE FUNCTION replp2p.set_column_merge(relation regclass, column_name name, merge text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_set_column_merge';
+COMMENT ON FUNCTION replp2p.set_column_merge(regclass, name, text) IS
+'set how a column of concurrent versions of a row is merged, on all nodes: counter (adds what each added; sets REPLICA IDENTITY FULL), max, min or none';
+
+CREATE FUNCTION replp2p.get_table_handlers(
+	OUT author_id text,
+	OUT author_epoch integer,
+	OUT serial bigint,
+	OUT schema_name name,
+	OUT table_name name,
+	OUT column_name name,
+	OUT setting text,
+	OUT function_name text,
+	OUT seq bigint,
+	OUT stamp bigint,
+	OUT settled boolean)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'rp_get_table_handlers';
+COMMENT ON FUNCTION replp2p.get_table_handlers() IS
+'the conflict handlers and column merges that hold on this node, with the versions of their changes; for joining nodes';
+
 --
 -- What is replicated.
 --
@@ -486,7 +554,12 @@ CREATE VIEW replp2p.tables AS
 				THEN 'not replicated: the changes of an unlogged table are not in the WAL'
 				WHEN k.identity IS NULL AND c.relkind = 'r'
 				THEN 'updates and deletes are not replicated: add a primary key, or set REPLICA IDENTITY USING INDEX'
-		   END AS warning
+				WHEN m.counters AND c.relreplident <> 'f'
+				THEN 'counters count only what is set: set REPLICA IDENTITY FULL'
+		   END AS warning,
+		   coalesce(h.setting, 'last_writer_wins') AS handler,
+		   nullif(h.function_name, '') AS handler_function,
+		   m.merges
 	FROM pg_catalog.pg_class c
 		 CROSS JOIN LATERAL (
 			SELECT EXISTS (SELECT FROM replp2p.excluded_tables e WHERE e.relation = c.oid) AS excluded
@@ -509,6 +582,25 @@ CREATE VIEW replp2p.tables AS
 				  AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
 			  )
 		 ) k ON true
+		 -- the greatest change counts; one that is not captured yet will be the greatest
+		 LEFT JOIN LATERAL (
+			SELECT t.setting, t.function_name
+			FROM replp2p.table_handlers t
+			WHERE t.relation = c.oid AND t.column_name = ''
+			ORDER BY t.stamp DESC NULLS FIRST, t.author_id DESC, t.author_epoch DESC, t.seq DESC, t.serial DESC
+			LIMIT 1
+		 ) h ON true
+		 CROSS JOIN LATERAL (
+			SELECT jsonb_object_agg(g.attname, g.setting) AS merges,
+				   coalesce(bool_or(g.setting = 'counter'), false) AS counters
+			FROM (SELECT DISTINCT ON (t.column_number) a.attname, t.setting
+				  FROM replp2p.table_handlers t
+					   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = t.column_number
+				  WHERE t.relation = c.oid AND t.column_name <> '' AND NOT a.attisdropped
+				  ORDER BY t.column_number, t.stamp DESC NULLS FIRST, t.author_id DESC, t.author_epoch DESC,
+						   t.seq DESC, t.serial DESC) g
+			WHERE g.setting <> 'none'
+		 ) m
 	WHERE c.relkind IN ('r', 'p')
 	  AND c.relpersistence <> 't'
 	  AND c.oid >= 16384
@@ -516,7 +608,7 @@ CREATE VIEW replp2p.tables AS
 	  AND (pg_has_role(current_user, 'pg_monitor', 'USAGE')
 		   OR has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER'));
 COMMENT ON VIEW replp2p.tables IS
-'the tables of this database: whether they are replicated (or would be, if it were a node), and by what a row is found on the other nodes: primary key, the name of an index, or none';
+'the tables of this database: whether they are replicated (or would be, if it were a node), and by what a row is found on the other nodes: primary key, the name of an index, or none; and how concurrent changes are decided';
 
 CREATE FUNCTION replp2p.refuse_rewrite()
 RETURNS event_trigger
@@ -604,11 +696,12 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA replp2p FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	replp2p.node_fingerprint(),
 	replp2p.export_snapshot(),
+	replp2p.get_table_handlers(),
 	replp2p.current_token(),
 	replp2p.wait_for_token(text, interval),
 	replp2p.wait_for_replication(text, integer, interval)
 	TO PUBLIC;
-GRANT SELECT ON replp2p.conflicts, replp2p.tables TO PUBLIC;
+GRANT SELECT ON replp2p.conflicts, replp2p.siblings, replp2p.tables TO PUBLIC;
 
 GRANT EXECUTE ON FUNCTION
 	replp2p.health(),

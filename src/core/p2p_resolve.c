@@ -163,6 +163,10 @@ p2p_conflict_name(P2pConflict conflict)
 			return "delete_origin_differs";
 		case P2P_DELETE_MISSING:
 			return "delete_missing";
+		case P2P_UPDATE_EXISTS:
+			return "update_exists";
+		case P2P_MULTIPLE_UNIQUE_CONFLICTS:
+			return "multiple_unique_conflicts";
 	}
 	return "unknown";
 }

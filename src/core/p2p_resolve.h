@@ -45,7 +45,10 @@ typedef enum P2pConflict
 	P2P_UPDATE_DELETED,
 	P2P_UPDATE_MISSING,			/* no row, no tombstone, version unknown: stored as a full row, no history row */
 	P2P_DELETE_ORIGIN_DIFFERS,
-	P2P_DELETE_MISSING			/* deleted on both sides */
+	P2P_DELETE_MISSING,			/* deleted on both sides */
+	/* Of a second unique key (p2p_unique.h); never decided here, but named here. */
+	P2P_UPDATE_EXISTS,
+	P2P_MULTIPLE_UNIQUE_CONFLICTS
 } P2pConflict;
 
 typedef struct P2pDecision

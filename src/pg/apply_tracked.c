@@ -300,8 +300,6 @@ store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted)
 	}
 	version = rp_tracked_slot_version(t->node, t->winner);
 	(void) image_to_slot(t->row, open->store);
-	if (t->is_displaced)
-		rp_displaced_drop(txn, open, t->key);
 	if (rp_unique_store(txn, open, t->row_exists, &version) == RP_STORE_AGAIN)
 		return false;
 	*inserted = !t->row_exists;
@@ -372,6 +370,8 @@ rp_tracked_truncate(RpApplyTransaction *txn, RpOpenRelation *open)
 
 	rp_keysets_follow_own();
 	rp_keysets_truncate(open->map->relid, &version, txn->deps);
+	rp_siblings_forget_table(open->map->relid);
+	rp_keysets_touch_contested(open->map->relid);	/* those without a row: tracked_follow.c */
 	GetUserIdAndSecContext(&save_user, &save_sec);
 	SetUserIdAndSecContext(open->map->owner, save_sec | SECURITY_RESTRICTED_OPERATION);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());

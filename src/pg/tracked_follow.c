@@ -20,20 +20,16 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "replication/origin.h"
-#include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
+#include "displaced.h"
 #include "monotonic.h"
-#include "ownlog.h"
 #include "tracked.h"
 
 #define RETRY_FIRST_MS 100
@@ -91,6 +87,12 @@ rp_tracked_follow_up(RpNode *node)
 	return done;
 }
 
+int64
+rp_tracked_due_us(void)
+{
+	return left_over ? retry_us : 0;
+}
+
 /* Look at one key, in a transaction of its own; false: there is none. */
 static bool
 follow_one(RpNode *node)
@@ -116,7 +118,6 @@ follow_one(RpNode *node)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	rp_keysets_commit();
-	rp_own_log_commit();
 	return found;
 }
 
@@ -129,17 +130,14 @@ key_follow(RpApplyTransaction *txn, Oid relid, RpKeyHash hash)
 	Oid			save_user;
 	int			save_sec;
 
-	LockRelationOid(relid, RowExclusiveLock);
-	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
-		return;					/* dropped meanwhile */
+	open = rp_displaced_open(relid);
+	if (open == NULL)
+		return;					/* dropped meanwhile, or without a key */
+	t.open = open;
 	t.handlers = rp_handlers_of(relid);
-	if (t.handlers == NULL || !t.handlers->tracked)
-		return;
-	open = rp_relation_open(rp_relation_map_of(relid));
 	GetUserIdAndSecContext(&save_user, &save_sec);
 	SetUserIdAndSecContext(open->map->owner, save_sec | SECURITY_RESTRICTED_OPERATION);
-	t.open = open;
-	if (open->map->has_key)
+	if (t.handlers && t.handlers->tracked)
 		row_follow(txn, &t);
 	SetUserIdAndSecContext(save_user, save_sec);
 	ResetPerTupleExprContext(open->estate);
@@ -224,7 +222,6 @@ failed(RpNode *node)
 	FlushErrorState();
 	AbortCurrentTransaction();
 	rp_keysets_abort();
-	rp_own_log_abort();
 	rp_worker_error(node, RP_WORKER_APPLY, error->message);
 	FreeErrorData(error);
 	left_over = true;
