@@ -277,6 +277,7 @@ indexes_load(void)
 	rp_keysets_touch_contested(InvalidOid);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	rp_keysets_commit();
 	rp_apply_deletes_known_to(captured);
 }
 

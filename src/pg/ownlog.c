@@ -42,11 +42,13 @@ static RpNode *our_node;
 static MemoryContext own_context = NULL;	/* of own_pass */
 static RpLogPass *own_pass = NULL;	/* NULL: not in a state to go on from */
 static uint64 own_seq = 0;
+static bool following = false;	/* whoever asks meanwhile, from inside a visit, gets what is there */
 static bool registered = false;
 static uint64 retry_seq;
 
 static bool foreign_visit(const RpPassItem *item, void *arg);
 static bool own_visit(const RpPassItem *item, void *arg);
+static void own_run(uint64 limit_seq);
 static void own_open(void);
 static bool is_handler_change(const RpPassItem *item);
 static void handler_change_register(const RpPassItem *item);
@@ -78,22 +80,38 @@ rp_own_log_start(RpNode *node, uint64 after_seq)
 void
 rp_own_log_follow(uint64 limit_seq)
 {
-	for (int attempt = 0; own_seq < limit_seq; attempt++)
+	if (following || own_seq >= limit_seq)
+		return;
+	following = true;
+	PG_TRY();
 	{
-		RpLogPass  *pass = own_pass;
-
-		if (attempt > 1)
-			elog(ERROR, "own change log ends before transaction " UINT64_FORMAT, limit_seq);
-		if (pass == NULL)
+		for (int attempt = 0; own_seq < limit_seq; attempt++)
 		{
-			own_open();
-			pass = own_pass;
+			if (attempt > 1)
+				elog(ERROR, "own change log ends before transaction " UINT64_FORMAT, limit_seq);
+			own_run(limit_seq);
 		}
-		own_pass = NULL;		/* until it has gone well */
-		own_seq = rp_pass_run(pass, limit_seq);
-		if (own_seq >= limit_seq)
-			own_pass = pass;
 	}
+	PG_FINALLY();
+	{
+		following = false;
+	}
+	PG_END_TRY();
+}
+
+/* Go on with the standing pass; it stays open only if it has got there. */
+static void
+own_run(uint64 limit_seq)
+{
+	RpLogPass  *pass;
+
+	if (own_pass == NULL)
+		own_open();
+	pass = own_pass;
+	own_pass = NULL;
+	own_seq = rp_pass_run(pass, limit_seq);
+	if (own_seq >= limit_seq)
+		own_pass = pass;
 }
 
 void
