@@ -381,7 +381,7 @@ rules_hash(const RpTableHandlers *handlers)
 	uint64		hash = 1;
 
 	for (int i = 0; handlers && i < handlers->nchanges; i++)
-		hash = version_hash(hash, &handlers->changes[i].version);
+		hash = version_hash(hash, &handlers->changes[i].made.version);
 	return hash;
 }
 
