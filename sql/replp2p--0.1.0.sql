@@ -148,6 +148,41 @@ CREATE TABLE replp2p.sibling_rows (
 	PRIMARY KEY (relation, h1, h2, slot, seq)
 );
 
+-- Rows that a greater row keeps out of their table, as both claim a value of one unique index:
+-- live data. This node's own, not replicated; a join copies them.
+CREATE TABLE replp2p.displaced_rows (
+	relation regclass NOT NULL,
+	key_hash bytea NOT NULL,				-- 16 bytes, this node's own
+	displaced_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	key jsonb NOT NULL,						-- this and row_data for people
+	row_data jsonb NOT NULL,
+	image bytea NOT NULL,					-- src/pg/rowbody.c
+	node_id bytea NOT NULL,					-- its version; all zero: older than everything
+	epoch integer NOT NULL,
+	seq bigint NOT NULL,
+	stamp bigint NOT NULL,
+	by_key jsonb NOT NULL,					-- the greatest of those that displace it, and its version
+	by_node_id bytea NOT NULL,
+	by_epoch integer NOT NULL,
+	by_seq bigint NOT NULL,
+	by_stamp bigint NOT NULL,
+	PRIMARY KEY (relation, key_hash)
+);
+CREATE INDEX displaced_rows_version ON replp2p.displaced_rows
+	(relation, stamp, node_id, epoch, seq, key_hash);
+
+-- The versions of rows in their tables that displace others, kept for good.
+CREATE TABLE replp2p.displacing_rows (
+	relation regclass NOT NULL,
+	key_hash bytea NOT NULL,
+	key_image bytea NOT NULL,				-- src/pg/rowbody.c
+	node_id bytea NOT NULL,
+	epoch integer NOT NULL,
+	seq bigint NOT NULL,
+	stamp bigint NOT NULL,
+	PRIMARY KEY (relation, key_hash)
+);
+
 COMMENT ON SCHEMA replp2p IS 'replp2p: peer-to-peer multi-master replication';
 COMMENT ON TABLE replp2p.local_node IS 'this node, one row at most; internal, see the view stat_members';
 COMMENT ON TABLE replp2p.membership IS 'the signed membership log, replicated to every node; internal, see the view stat_members';
@@ -158,6 +193,9 @@ COMMENT ON TABLE replp2p.handler_changes IS 'changes of conflict handlers and co
 COMMENT ON TABLE replp2p.table_handlers IS 'the conflict handlers and column merges that hold on this node, and since which versions; internal, see the view tables';
 COMMENT ON TABLE replp2p.conflict_history IS 'the conflicts that this node decided; internal, see the view conflicts';
 COMMENT ON TABLE replp2p.sibling_rows IS 'the concurrent versions of contested rows; internal, see the view siblings';
+COMMENT ON TABLE replp2p.displaced_rows IS 'rows that others keep out of their table by a unique value; internal, see the view displaced';
+COMMENT ON TABLE replp2p.displacing_rows IS 'versions of the rows that displace others; internal';
+COMMENT ON INDEX replp2p.displaced_rows_version IS 'the order in which displaced rows are judged';
 COMMENT ON INDEX replp2p.conflict_history_detected_at IS 'for removing the oldest conflicts';
 
 --
@@ -486,6 +524,28 @@ CREATE TYPE replp2p.conflict AS (
 COMMENT ON TYPE replp2p.conflict IS
 'third argument of a custom conflict handler: of which row, and when, where and by what its two versions were made; if older is the result of an earlier call, of the last version in it';
 
+CREATE VIEW replp2p.displaced WITH (security_barrier) AS
+	SELECT d.relation,
+		   d.key,
+		   d.row_data AS row,
+		   o.node_name AS origin,
+		   nullif(d.seq, 0) AS seq,
+		   timestamptz '2000-01-01 00:00:00+00' + nullif(d.stamp, 0) * interval '1 microsecond' AS stamp,
+		   d.by_key AS displaced_by,
+		   b.node_name AS displaced_by_origin,
+		   nullif(d.by_seq, 0) AS displaced_by_seq,
+		   timestamptz '2000-01-01 00:00:00+00' + nullif(d.by_stamp, 0) * interval '1 microsecond' AS displaced_by_stamp,
+		   d.displaced_at
+	FROM replp2p.displaced_rows d
+		 JOIN pg_catalog.pg_class c ON c.oid = d.relation
+		 LEFT JOIN replp2p.members o ON o.node_id = d.node_id AND o.epoch = d.epoch
+		 LEFT JOIN replp2p.members b ON b.node_id = d.by_node_id AND b.epoch = d.by_epoch
+	WHERE has_table_privilege(c.oid, 'SELECT')
+	  AND has_schema_privilege(c.relnamespace, 'USAGE')
+	  AND NOT row_security_active(c.oid);
+COMMENT ON VIEW replp2p.displaced IS
+'rows that a later row with the same value of a second unique key keeps out of their table, on every node alike; each comes back when that goes, or is superseded when its primary key is written again; only of tables that the reader may select from';
+
 CREATE VIEW replp2p.stat_conflicts AS
 	SELECT h.relation::regclass AS relation,
 		   h.conflict_type,
@@ -701,7 +761,7 @@ GRANT EXECUTE ON FUNCTION
 	replp2p.wait_for_token(text, interval),
 	replp2p.wait_for_replication(text, integer, interval)
 	TO PUBLIC;
-GRANT SELECT ON replp2p.conflicts, replp2p.siblings, replp2p.tables TO PUBLIC;
+GRANT SELECT ON replp2p.conflicts, replp2p.siblings, replp2p.displaced, replp2p.tables TO PUBLIC;
 
 GRANT EXECUTE ON FUNCTION
 	replp2p.health(),
