@@ -128,9 +128,60 @@ CREATE TABLE replp2p.conflict_history (
 	remote_slot smallint NOT NULL,
 	remote_seq bigint NOT NULL,
 	remote_stamp bigint NOT NULL,
-	relationship text NOT NULL
+	relationship text NOT NULL,
+	message text							-- of a custom handler that raised an error
 );
 CREATE INDEX conflict_history_detected_at ON replp2p.conflict_history (detected_at);
+
+-- The versions behind the view siblings; for showing only, this node's own.
+CREATE TABLE replp2p.sibling_rows (
+	relation oid NOT NULL,
+	h1 bigint NOT NULL,						-- hash of the key
+	h2 bigint NOT NULL,
+	key jsonb NOT NULL,
+	"row" jsonb,							-- NULL: a delete
+	slot smallint NOT NULL,
+	seq bigint NOT NULL,
+	stamp bigint NOT NULL,
+	is_winner boolean NOT NULL,
+	kind text NOT NULL,
+	PRIMARY KEY (relation, h1, h2, slot, seq)
+);
+
+-- Rows that a greater row keeps out of their table, as both claim a value of one unique index:
+-- live data. This node's own, not replicated; a join copies them.
+CREATE TABLE replp2p.displaced_rows (
+	relation regclass NOT NULL,
+	key_hash bytea NOT NULL,				-- 16 bytes, this node's own
+	displaced_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	key jsonb NOT NULL,						-- this and row_data for people
+	row_data jsonb NOT NULL,
+	image bytea NOT NULL,					-- src/pg/rowbody.c
+	node_id bytea NOT NULL,					-- its version; all zero: older than everything
+	epoch integer NOT NULL,
+	seq bigint NOT NULL,
+	stamp bigint NOT NULL,
+	by_key jsonb NOT NULL,					-- the greatest of those that displace it, and its version
+	by_node_id bytea NOT NULL,
+	by_epoch integer NOT NULL,
+	by_seq bigint NOT NULL,
+	by_stamp bigint NOT NULL,
+	PRIMARY KEY (relation, key_hash)
+);
+CREATE INDEX displaced_rows_version ON replp2p.displaced_rows
+	(relation, stamp, node_id, epoch, seq, key_hash);
+
+-- The versions of rows in their tables that displace others, kept for good.
+CREATE TABLE replp2p.displacing_rows (
+	relation regclass NOT NULL,
+	key_hash bytea NOT NULL,
+	key_image bytea NOT NULL,				-- src/pg/rowbody.c
+	node_id bytea NOT NULL,
+	epoch integer NOT NULL,
+	seq bigint NOT NULL,
+	stamp bigint NOT NULL,
+	PRIMARY KEY (relation, key_hash)
+);
 
 COMMENT ON SCHEMA replp2p IS 'replp2p: peer-to-peer multi-master replication';
 COMMENT ON TABLE replp2p.local_node IS 'this node, one row at most; internal, see the view stat_members';
@@ -141,6 +192,10 @@ COMMENT ON TABLE replp2p.excluded_tables IS 'tables that are not replicated; int
 COMMENT ON TABLE replp2p.handler_changes IS 'changes of conflict handlers and column merges, replicated to every node; internal, see the view tables';
 COMMENT ON TABLE replp2p.table_handlers IS 'the conflict handlers and column merges that hold on this node, and since which versions; internal, see the view tables';
 COMMENT ON TABLE replp2p.conflict_history IS 'the conflicts that this node decided; internal, see the view conflicts';
+COMMENT ON TABLE replp2p.sibling_rows IS 'the concurrent versions of contested rows; internal, see the view siblings';
+COMMENT ON TABLE replp2p.displaced_rows IS 'rows that others keep out of their table by a unique value; internal, see the view displaced';
+COMMENT ON TABLE replp2p.displacing_rows IS 'versions of the rows that displace others; internal';
+COMMENT ON INDEX replp2p.displaced_rows_version IS 'the order in which displaced rows are judged';
 COMMENT ON INDEX replp2p.conflict_history_detected_at IS 'for removing the oldest conflicts';
 
 --
@@ -423,7 +478,8 @@ CREATE VIEW replp2p.conflicts WITH (security_barrier) AS
 		   h.remote_seq,
 		   timestamptz '2000-01-01 00:00:00+00' + nullif(h.local_stamp, 0) * interval '1 microsecond' AS local_stamp,
 		   timestamptz '2000-01-01 00:00:00+00' + h.remote_stamp * interval '1 microsecond' AS remote_stamp,
-		   h.relationship
+		   h.relationship,
+		   h.message
 	FROM replp2p.conflict_history h
 		 LEFT JOIN replp2p.members l ON l.slot = h.local_slot
 		 LEFT JOIN replp2p.members r ON r.slot = h.remote_slot
@@ -436,6 +492,60 @@ CREATE VIEW replp2p.conflicts WITH (security_barrier) AS
 COMMENT ON VIEW replp2p.conflicts IS
 'truly concurrent changes that this node decided, with both rows; only of tables that the reader may select from; kept for replp2p.conflict_history_days';
 
+CREATE VIEW replp2p.siblings WITH (security_barrier) AS
+	SELECT s.relation::regclass AS relation,
+		   s.key,
+		   s."row",
+		   m.node_name AS origin,
+		   s.seq,
+		   timestamptz '2000-01-01 00:00:00+00' + s.stamp * interval '1 microsecond' AS stamp,
+		   s.is_winner,
+		   s.kind
+	FROM replp2p.sibling_rows s
+		 JOIN pg_catalog.pg_class c ON c.oid = s.relation
+		 LEFT JOIN replp2p.members m ON m.slot = s.slot
+	WHERE has_table_privilege(c.oid, 'SELECT')
+	  AND has_schema_privilege(c.relnamespace, 'USAGE')
+	  AND NOT row_security_active(c.oid);
+COMMENT ON VIEW replp2p.siblings IS
+'the concurrent versions of rows of vector_clock tables, the one that is in the table among them, until a later write covers them; only of tables that the reader may select from';
+
+-- What a custom handler is told beside the rows: f(older T, newer T, conflict replp2p.conflict).
+CREATE TYPE replp2p.conflict AS (
+	relation text,							-- qualified
+	key jsonb,
+	older_node text,						-- node id
+	older_stamp timestamptz,
+	older_kind text,						-- insert, update, delete
+	newer_node text,
+	newer_stamp timestamptz,
+	newer_kind text
+);
+COMMENT ON TYPE replp2p.conflict IS
+'third argument of a custom conflict handler: of which row, and when, where and by what its two versions were made; if older is the result of an earlier call, of the last version in it';
+
+CREATE VIEW replp2p.displaced WITH (security_barrier) AS
+	SELECT d.relation,
+		   d.key,
+		   d.row_data AS row,
+		   o.node_name AS origin,
+		   nullif(d.seq, 0) AS seq,
+		   timestamptz '2000-01-01 00:00:00+00' + nullif(d.stamp, 0) * interval '1 microsecond' AS stamp,
+		   d.by_key AS displaced_by,
+		   b.node_name AS displaced_by_origin,
+		   nullif(d.by_seq, 0) AS displaced_by_seq,
+		   timestamptz '2000-01-01 00:00:00+00' + nullif(d.by_stamp, 0) * interval '1 microsecond' AS displaced_by_stamp,
+		   d.displaced_at
+	FROM replp2p.displaced_rows d
+		 JOIN pg_catalog.pg_class c ON c.oid = d.relation
+		 LEFT JOIN replp2p.members o ON o.node_id = d.node_id AND o.epoch = d.epoch
+		 LEFT JOIN replp2p.members b ON b.node_id = d.by_node_id AND b.epoch = d.by_epoch
+	WHERE has_table_privilege(c.oid, 'SELECT')
+	  AND has_schema_privilege(c.relnamespace, 'USAGE')
+	  AND NOT row_security_active(c.oid);
+COMMENT ON VIEW replp2p.displaced IS
+'rows that a later row with the same value of a second unique key keeps out of their table, on every node alike; each comes back when that goes, or is superseded when its primary key is written again; only of tables that the reader may select from';
+
 CREATE VIEW replp2p.stat_conflicts AS
 	SELECT h.relation::regclass AS relation,
 		   h.conflict_type,
@@ -445,19 +555,6 @@ CREATE VIEW replp2p.stat_conflicts AS
 	GROUP BY h.relation, h.conflict_type;
 COMMENT ON VIEW replp2p.stat_conflicts IS
 'conflicts per table and type, counted in the history: so only as far back as it is kept';
-
-CREATE TYPE replp2p.conflict AS (
-	relation text,
-	key jsonb,
-	older_node text,						-- node id
-	older_stamp timestamptz,
-	older_operation text,
-	newer_node text,
-	newer_stamp timestamptz,
-	newer_operation text
-);
-COMMENT ON TYPE replp2p.conflict IS
-'what a function of handler custom learns of the two versions, the same on every node';
 
 CREATE FUNCTION replp2p.set_conflict_handler(
 	relation regclass,
@@ -664,7 +761,7 @@ GRANT EXECUTE ON FUNCTION
 	replp2p.wait_for_token(text, interval),
 	replp2p.wait_for_replication(text, integer, interval)
 	TO PUBLIC;
-GRANT SELECT ON replp2p.conflicts, replp2p.tables TO PUBLIC;
+GRANT SELECT ON replp2p.conflicts, replp2p.siblings, replp2p.displaced, replp2p.tables TO PUBLIC;
 
 GRANT EXECUTE ON FUNCTION
 	replp2p.health(),

@@ -122,6 +122,7 @@ rp_apply_main(Datum dboid)
 	wait_until_ready();
 	handlers_load();
 	indexes_load();
+	rp_siblings_start(node);
 
 	for (;;)
 	{
@@ -480,6 +481,7 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	RP_CRASH_POINT("apply_before_commit");
 	CommitTransactionCommand();
 	RP_CRASH_POINT("apply_after_commit");
+	rp_keysets_commit();
 	MemoryContextSwitchTo(context);
 	replorigin_session_origin = InvalidRepOriginId;
 
@@ -509,12 +511,17 @@ static bool
 follow_up(void)
 {
 	bool		done = rp_displaced_follow_up(node);
-	int64		due_us = rp_displaced_due_us();
+	int64		due_us[] = {rp_displaced_due_us(), 0};
 
+	done |= rp_tracked_follow_up(node);
+	due_us[1] = rp_tracked_due_us();
 	if (done)
 		last_commit = XactLastCommitEnd;
-	if (due_us != 0)
-		wake_by(due_us);
+	for (size_t i = 0; i < lengthof(due_us); i++)
+	{
+		if (due_us[i] != 0)
+			wake_by(due_us[i]);
+	}
 	return done;
 }
 
@@ -535,6 +542,7 @@ transaction_failed(int slot)
 		EmitErrorReport();
 	FlushErrorState();
 	AbortCurrentTransaction();
+	rp_keysets_abort();
 	replorigin_session_origin = InvalidRepOriginId;
 	rp_stream_reset(origin->stream);
 
@@ -570,6 +578,20 @@ handlers_settle(void)
 	wake_by(next_us);
 }
 
+/* Have the key sets forget what is stable. */
+static void
+sets_sweep(const uint64 *stable, int n)
+{
+	P2pVector	vector;
+
+	p2p_vector_clear(&vector);
+	for (int slot = 0; slot < n; slot++)
+		p2p_vector_set(&vector, &node->members[slot].origin, stable[slot]);
+	StartTransactionCommand();
+	rp_keysets_sweep(&vector);
+	CommitTransactionCommand();
+}
+
 /* Now and then: forget what is stable, prune the history. */
 static void
 housekeeping(void)
@@ -590,6 +612,8 @@ housekeeping(void)
 	if (memcmp(stable, swept, sizeof(uint64) * n) != 0 && !rp_handlers_unsettled(node))
 	{
 		rp_keyindex_sweep(stable, n);
+		sets_sweep(stable, n);
+		rp_siblings_sweep(node);
 		memcpy(swept, stable, sizeof(uint64) * n);
 	}
 

@@ -107,7 +107,9 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 				open->unavailable[a] = false;
 			}
 		}
+		txn->second_half = true;
 		change_key(txn, open, P2P_OP_UPDATE, open->incoming, NULL, NULL);
+		txn->second_half = false;
 		ExecDropSingleTupleTableSlot(base);
 	}
 	else
@@ -451,7 +453,9 @@ rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags)
 	List	   *rels = NIL;
 	List	   *relids = NIL;
 	ListCell   *cell;
+	bool		past;
 
+	txn->step = rp_step_removing(txn->item);
 	rp_apply_close_relations(txn);	/* they hold indexes open */
 	foreach(cell, maps)
 	{
@@ -462,13 +466,19 @@ rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags)
 		relids = lappend_oid(relids, map->relid);
 	}
 	rp_barrier(txn->node, 0);	/* the tables' local changes are all stamped now */
-	if (all_is_past(txn))
+	past = all_is_past(txn);
+	if (past)
 		ExecuteTruncateGuts(rels, relids, NIL, DROP_RESTRICT,
 							(flags & P2P_TRUNCATE_RESTART_SEQS) != 0);
-	else
+	foreach(cell, maps)
 	{
-		foreach(cell, maps)
-			truncate_by_version(txn, relation_of(txn, lfirst(cell)));
+		RpOpenRelation *open = relation_of(txn, lfirst(cell));
+		const RpTableHandlers *handlers = rp_handlers_of(open->map->relid);
+
+		if (handlers != NULL && handlers->tracked)
+			rp_tracked_truncate(txn, open);
+		else if (!past)
+			truncate_by_version(txn, open);
 	}
 	foreach(cell, maps)
 	{

@@ -417,6 +417,7 @@ rp_relation_open(RpRelationMap *map)
 	open->old = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
 	open->store = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
 	open->image = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
+	open->base = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
 	open->arbiters = arbiters_find(open);
 	open->given = palloc0_array(bool, Max(map->natts, 1));
 	open->unavailable = palloc0_array(bool, Max(map->natts, 1));

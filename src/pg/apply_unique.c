@@ -117,26 +117,25 @@ store_clashing(RpApplyTransaction *txn, RpOpenRelation *open, bool in_table,
 	{
 		List	   *neighbours;
 		RpNeighbour *greatest;
+		RpVerdict	verdict;
 
 		CHECK_FOR_INTERRUPTS();
 		CommandCounterIncrement();	/* our own tuples are visible to us */
-		switch (rp_unique_judge_row(txn, open, open->store, version,
-									in_table ? &open->store->tts_tid : NULL, true,
-									&neighbours, &greatest))
+		verdict = rp_unique_judge_row(txn, open, open->store, version,
+									  in_table ? &open->store->tts_tid : NULL, true,
+									  &neighbours, &greatest);
+		if (verdict == RP_BUSY)
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("a local transaction has a row of table \"%s\" in work",
+							RelationGetRelationName(open->rel))));
+		if (verdict == RP_DISPLACED)
 		{
-			case RP_BUSY:
-				ereport(ERROR,
-						(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-						 errmsg("a local transaction has a row of table \"%s\" in work",
-								RelationGetRelationName(open->rel))));
-			case RP_DISPLACED:
-				if (in_table)
-					rp_row_delete(open, open->store);
-				store_displaced(txn, open, version, existed, neighbours, greatest);
-				rp_unique_release(neighbours);
-				return RP_STORED_DISPLACED;
-			case RP_STANDS:
-				break;
+			if (in_table)
+				rp_row_delete(open, open->store);
+			store_displaced(txn, open, version, existed, neighbours, greatest);
+			rp_unique_release(neighbours);
+			return RP_STORED_DISPLACED;
 		}
 		if (neighbours == NIL && !in_table)
 			return RP_STORE_AGAIN;	/* the key itself; or whoever it was has gone */

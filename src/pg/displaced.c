@@ -36,6 +36,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
@@ -46,10 +47,13 @@
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 
 #include "catalog.h"
+#include "decode.h"
 #include "displaced.h"
 #include "logpass.h"
 #include "rowbody.h"
@@ -82,6 +86,8 @@ static HTAB *notes = NULL;		/* LocalNote, by hash */
 
 static void filter_add(Oid relid, RpKeyHash hash);
 static void displaced_hold(RpNode *node);
+static void table_rehash_or_warn(Oid relid);
+static void table_rehash(Oid relid);
 static HTAB *make_hash(const char *name, Size keysize, Size entrysize);
 static RpArg arg_table(Oid relid);
 static RpArg arg_json(Datum json);
@@ -106,6 +112,7 @@ void
 rp_displaced_load(RpNode *node)
 {
 	RpCatalog	catalog;
+	ListCell   *cell;
 	uint64		n;
 
 	our_node = node;
@@ -124,6 +131,8 @@ rp_displaced_load(RpNode *node)
 		filter_add(DatumGetObjectId(rp_column(i, 1)), hash);
 	}
 	rp_catalog_close(&catalog);
+	foreach(cell, rp_displaced_tables())
+		table_rehash_or_warn(lfirst_oid(cell));
 }
 
 bool
@@ -159,6 +168,25 @@ bool
 rp_displaced_in(Oid relid)
 {
 	return hash_get_num_entries(tables) > 0 && hash_search(tables, &relid, HASH_FIND, NULL) != NULL;
+}
+
+bool
+rp_displaced_is_empty(void)
+{
+	return hash_get_num_entries(tables) == 0;
+}
+
+bool
+rp_displaced_any_dirty(void)
+{
+	HASH_SEQ_STATUS scan;
+	TableEntry *table;
+	bool		dirty = false;
+
+	hash_seq_init(&scan, tables);
+	while ((table = hash_seq_search(&scan)) != NULL)
+		dirty |= table->dirty;
+	return dirty;
 }
 
 void
@@ -530,63 +558,115 @@ rp_displaced_list(Oid relid, const RpDisplacedRow *after, int limit)
 	return rows;
 }
 
-void
-rp_displaced_rehash(Oid relid, RpKeyHash from, RpKeyHash to)
+RpOpenRelation *
+rp_displaced_open(Oid relid)
 {
-	RpArg		args[] = {arg_table(relid), ARG_HASH(from), ARG_HASH(to)};
-	RpCatalog	catalog;
+	P2pRelation described = {0};
+	Relation	rel;
+	TupleDesc	desc;
+	Bitmapset  *key;
+	RpRelationMap *map;
 
-	rp_catalog_open(&catalog);
-	rp_catalog_run("UPDATE replp2p.displaced_rows SET key_hash = $3"
-				   " WHERE relation = $1 AND key_hash = $2", SPI_OK_UPDATE, args, lengthof(args));
-	rp_catalog_close(&catalog);
-	filter_add(relid, to);
+	rel = try_table_open(relid, RowExclusiveLock);
+	if (rel == NULL)
+		return NULL;
+	desc = RelationGetDescr(rel);
+	key = rp_decode_key(rel);
+	strlcpy(described.schema, get_namespace_name(RelationGetNamespace(rel)), P2P_NAME_SIZE);
+	strlcpy(described.name, RelationGetRelationName(rel), P2P_NAME_SIZE);
+	described.columns = palloc0_array(P2pColumn, Max(desc->natts, 1));
+	for (int a = 0; a < desc->natts; a++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, a);
+		P2pColumn  *column = &described.columns[described.ncolumns];
+
+		if (att->attisdropped || !bms_is_member(a + 1, key))
+			continue;
+		strlcpy(column->name, NameStr(att->attname), P2P_NAME_SIZE);
+		column->flags = P2P_COLUMN_KEY;
+		described.ncolumns++;
+	}
+	map = rp_relation_map_for_reading(&described);
+	table_close(rel, NoLock);
+	return OidIsValid(map->relid) && map->has_key ? rp_relation_open(map) : NULL;
 }
 
-void
-rp_displaced_pins_rehash(RpOpenRelation *open, TupleTableSlot *scratch)
+/* Make the hashes of a table's keys anew: a join has copied them from a node where its oid is another. */
+static void
+table_rehash(Oid relid)
 {
-	Oid			relid = open->map->relid;
-	MemoryContext caller = CurrentMemoryContext;
-	RpArg		table[] = {arg_table(relid)};
-	RpCatalog	catalog;
-	List	   *hashes = NIL;
-	List	   *images = NIL;
-	ListCell   *cell;
-	uint64		n;
+	static const char *const statements[][2] = {
+		{"SELECT key_hash, image FROM replp2p.displaced_rows WHERE relation = $1",
+		"UPDATE replp2p.displaced_rows SET key_hash = $3 WHERE relation = $1 AND key_hash = $2"},
+		{"SELECT key_hash, key_image FROM replp2p.displacing_rows WHERE relation = $1",
+		"UPDATE replp2p.displacing_rows SET key_hash = $3 WHERE relation = $1 AND key_hash = $2"},
+	};
+	RpOpenRelation *open = rp_displaced_open(relid);
 
-	rp_catalog_open(&catalog);
-	n = rp_catalog_run("SELECT key_hash, key_image FROM replp2p.displacing_rows WHERE relation = $1",
-					   SPI_OK_SELECT, table, lengthof(table));
-	for (uint64 i = 0; i < n; i++)
+	for (size_t i = 0; open != NULL && i < lengthof(statements); i++)
 	{
-		MemoryContext old = MemoryContextSwitchTo(caller);
-		RpKeyHash  *hash = palloc_object(RpKeyHash);
+		RpArg		table[] = {arg_table(relid)};
+		RpCatalog	catalog;
+		SPITupleTable *rows;
+		uint64		n;
 
-		rp_column_bytes(i, 1, hash, sizeof(RpKeyHash));
-		hashes = lappend(hashes, hash);
-		images = lappend(images, DatumGetByteaPCopy(rp_column(i, 2)));
-		MemoryContextSwitchTo(old);
-	}
-	rp_catalog_close(&catalog);
-	foreach(cell, images)
-	{
-		RpKeyHash  *from = list_nth(hashes, foreach_current_index(cell));
-		RpKeyHash	to;
-
-		rp_rowbody_decode(open, lfirst(cell), scratch);
-		to = rp_key_hash(open->map, scratch);
-		if (from->h1 == to.h1 && from->h2 == to.h2)
-			continue;
 		rp_catalog_open(&catalog);
+		n = rp_catalog_run(statements[i][0], SPI_OK_SELECT, table, lengthof(table));
+		rows = SPI_tuptable;
+		for (uint64 row = 0; row < n; row++)
 		{
-			RpArg		args[] = {arg_table(relid), ARG_HASH(*from), ARG_HASH(to)};
+			RpKeyHash	from;
+			RpKeyHash	to;
 
-			rp_catalog_run("UPDATE replp2p.displacing_rows SET key_hash = $3"
-						   " WHERE relation = $1 AND key_hash = $2", SPI_OK_UPDATE, args, lengthof(args));
+			SPI_tuptable = rows;
+			rp_column_bytes(row, 1, &from, sizeof(from));
+			rp_rowbody_decode(open, DatumGetByteaPP(rp_column(row, 2)), open->image);
+			to = rp_key_hash(open->map, open->image);
+			filter_add(relid, to);
+			if (from.h1 != to.h1 || from.h2 != to.h2)
+			{
+				RpArg		args[] = {arg_table(relid), ARG_HASH(from), ARG_HASH(to)};
+
+				rp_catalog_run(statements[i][1], SPI_OK_UPDATE, args, lengthof(args));
+			}
+			ResetPerTupleExprContext(open->estate);
 		}
 		rp_catalog_close(&catalog);
 	}
+	if (open != NULL)
+		rp_relation_close(open);
+}
+
+/* The same, and if that fails leave the table alone: nothing else here is to stand still for it. */
+static void
+table_rehash_or_warn(Oid relid)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		table_rehash(relid);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		ereport(WARNING,
+				(errmsg("displaced rows of table \"%s\" cannot be read: %s",
+						get_rel_name(relid), error->message),
+				 errhint("Undo what has changed in the table's columns, and restart the server.")));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
 }
 
 void

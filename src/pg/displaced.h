@@ -19,6 +19,9 @@ struct RpPassItem;
 void		rp_displaced_load(RpNode *node);
 /* May the table have displaced rows? No look-up. */
 bool		rp_displaced_in(Oid relid);
+/* May no table have any? Is any table to be judged again? */
+bool		rp_displaced_is_empty(void);
+bool		rp_displaced_any_dirty(void);
 /* Something changed in a table: if it has displaced rows, they are to be judged again. */
 void		rp_displaced_touch(Oid relid);
 /*
@@ -59,10 +62,10 @@ void		rp_displaced_forget(Oid relid, RpKeyHash hash);
 /* Show another row as the one that displaces it. */
 void		rp_displaced_set_by(RpOpenRelation *open, const RpDisplacedRow *row,
 								TupleTableSlot *by, const RpSlotVersion *by_version);
-/* The hash of a row's key has become another (a join has copied it). */
-void		rp_displaced_rehash(Oid relid, RpKeyHash from, RpKeyHash to);
-/* The same for all pins of a table. */
-void		rp_displaced_pins_rehash(RpOpenRelation *open, TupleTableSlot *scratch);
+/*
+ * Open a table to judge its displaced rows; NULL: it has gone, or has no replica identity any more.
+ */
+RpOpenRelation *rp_displaced_open(Oid relid);
 /* Remove the pins of a table other than those of these keys, RpKeyHash *. */
 void		rp_displaced_unpin(Oid relid, List *used);
 /* Remove what belongs to tables that are not there any more; true if there was any. */

@@ -14,7 +14,6 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
@@ -23,6 +22,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/bitmapset.h"
 #include "parser/parse_func.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
@@ -35,6 +35,7 @@
 #include "utils/varlena.h"
 
 #include "catalog.h"
+#include "decode.h"
 #include "fn_tables.h"
 #include "handlers_internal.h"
 #include "rowbuilder.h"
@@ -48,7 +49,6 @@ PG_FUNCTION_INFO_V1(rp_get_table_handlers);
 
 static RpNode *node_active_required(void);
 static Relation table_required(Oid relid, LOCKMODE mode);
-static Bitmapset *table_key(Relation rel);
 static void function_required(Oid function, Relation rel);
 static AttrNumber column_required(Relation rel, const char *column, RpMergeKind merge);
 static bool change_make(RpNode *node, RpHandlerRow *row, Oid relid, AttrNumber attno);
@@ -186,41 +186,13 @@ table_required(Oid relid, LOCKMODE mode)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of table \"%s\"", RelationGetRelationName(rel)),
 				 errhint("It changed hands just now.")));
-	if (bms_is_empty(table_key(rel)))
+	if (bms_is_empty(rp_decode_key(rel)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"%s\" has no key by which its rows are found on other nodes",
 						RelationGetRelationName(rel)),
 				 errhint("Add a primary key; see replp2p.tables.")));
 	return rel;
-}
-
-/* Return the attribute numbers of what capture takes as key; empty if there is none (decode_relation.c). */
-static Bitmapset *
-table_key(Relation rel)
-{
-	bool		full = rel->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
-	Oid			index_oid = full ? RelationGetPrimaryKeyIndex(rel) : RelationGetReplicaIndex(rel);
-	Bitmapset  *key = NULL;
-	Relation	index;
-
-	if (!OidIsValid(index_oid))
-		return NULL;
-	index = index_open(index_oid, AccessShareLock);
-	for (int i = 0; i < index->rd_index->indnkeyatts; i++)
-	{
-		AttrNumber	attno = index->rd_index->indkey.values[i];
-
-		if (attno <= 0 || TupleDescAttr(RelationGetDescr(rel), attno - 1)->attgenerated != '\0' ||
-			!index->rd_index->indimmediate)
-		{
-			key = NULL;
-			break;
-		}
-		key = bms_add_member(key, attno);
-	}
-	index_close(index, NoLock);
-	return key;
 }
 
 /* ERROR unless the function can decide conflicts of the table. */
@@ -322,7 +294,7 @@ column_required(Relation rel, const char *column, RpMergeKind merge)
 		default:
 			why = "Only smallint, integer, bigint and numeric columns can be merged.";
 	}
-	if (bms_is_member(attno, table_key(rel)))
+	if (bms_is_member(attno, rp_decode_key(rel)))
 		why = "It is part of the key.";
 	else if (att->attgenerated != '\0')
 		why = "It is generated: every node computes it.";

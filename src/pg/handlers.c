@@ -36,30 +36,25 @@
 #include "handlers_internal.h"
 #include "keyset.h"
 
-typedef struct TableEntry
-{
-	RpTableHandlers handlers;	/* relid first: hash key */
-	bool		sets_built;
-} TableEntry;
-
 static RpNode *our_node = NULL;
-static HTAB *tables = NULL;		/* Oid -> TableEntry; in memory */
+static HTAB *tables = NULL;		/* RpTableHandlers by relid; in memory */
 static MemoryContext memory = NULL;
 static List *retired = NIL;		/* MemoryContext *, until the transaction ends; in TopMemoryContext */
 static bool stale = true;
 static bool loading = false;
 static bool some_not_here = false;	/* an entry's table is missing: any new one may be it */
-static bool sets_missing = false;
+static List *sets_wanted = NIL; /* tables whose key sets are to be built, or forgotten; in memory */
 static Oid	catalog_table = InvalidOid;
 
 static void reload(bool first);
+static const RpTableHandlers *handlers_in(HTAB *copy, Oid relid);
 static HTAB *copy_make(MemoryContext context);
 static void entry_take(HTAB *copy, const RpHandlerEntry *entry);
 static void change_take(RpTableHandlers *handlers, const RpHandlerEntry *entry);
 static void merge_take(RpTableHandlers *handlers, const RpHandlerEntry *entry);
-static void table_finish(TableEntry *table);
-static List *sets_wanted(void);
-static void sets_build(List *relids);
+static void table_finish(RpTableHandlers *handlers);
+static List *tracking_changes(HTAB *before, HTAB *after, List *wanted);
+static void sets_build(void);
 static bool has_seen(RpChangeVersion *made, const P2pKeyVersion *version);
 
 static const char *const handler_names[] = {
@@ -162,18 +157,23 @@ rp_handlers_load(RpNode *node)
 const RpTableHandlers *
 rp_handlers_of(Oid relid)
 {
-	TableEntry *table;
-
 	if (our_node == NULL)
 		return NULL;
 	if (stale && !loading)
 		reload(false);
-	if (sets_missing && !loading)
-		sets_build(sets_wanted());
-	if (hash_get_num_entries(tables) == 0)
-		return NULL;
-	table = hash_search(tables, &relid, HASH_FIND, NULL);
-	return table != NULL && table->handlers.tracked ? &table->handlers : NULL;
+	if (sets_wanted != NIL && !loading)
+		sets_build();
+	return handlers_in(tables, relid);
+}
+
+/* The table's handlers in a copy, if it is tracked, else NULL. */
+static const RpTableHandlers *
+handlers_in(HTAB *copy, Oid relid)
+{
+	RpTableHandlers *handlers = hash_get_num_entries(copy) == 0 ? NULL :
+		hash_search(copy, &relid, HASH_FIND, NULL);
+
+	return handlers != NULL && handlers->tracked ? handlers : NULL;
 }
 
 /* Make the copy anew. first: the caller builds the key sets of all tables next. */
@@ -184,8 +184,6 @@ reload(bool first)
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	HTAB	   *copy;
-	HASH_SEQ_STATUS scan;
-	TableEntry *table;
 
 	stale = false;				/* what comes from here on makes it so again */
 	loading = true;
@@ -202,17 +200,7 @@ reload(bool first)
 	PG_END_TRY();
 	loading = false;
 
-	sets_missing = false;
-	hash_seq_init(&scan, copy);
-	while ((table = hash_seq_search(&scan)) != NULL)
-	{
-		TableEntry *before = first ? NULL :
-			hash_search(tables, &table->handlers.relid, HASH_FIND, NULL);
-
-		table->sets_built = first || !table->handlers.tracked ||
-			(before != NULL && before->handlers.tracked && before->sets_built);
-		sets_missing |= !table->sets_built;
-	}
+	sets_wanted = first ? NIL : tracking_changes(tables, copy, sets_wanted);
 	MemoryContextSwitchTo(TopMemoryContext);
 	if (memory != NULL)
 		retired = lappend(retired, memory);
@@ -228,14 +216,14 @@ copy_make(MemoryContext context)
 {
 	HASHCTL		ctl = {0};
 	HASH_SEQ_STATUS scan;
-	TableEntry *table;
+	RpTableHandlers *handlers;
 	HTAB	   *copy;
 	RpCatalog	catalog;
 	RpHandlerEntry *entries;
 	uint64		n;
 
 	ctl.keysize = sizeof(Oid);
-	ctl.entrysize = sizeof(TableEntry);
+	ctl.entrysize = sizeof(RpTableHandlers);
 	ctl.hcxt = context;
 	copy = hash_create("replp2p handlers", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	rp_catalog_open(&catalog);
@@ -249,8 +237,8 @@ copy_make(MemoryContext context)
 			entry_take(copy, &entries[i]);
 	}
 	hash_seq_init(&scan, copy);
-	while ((table = hash_seq_search(&scan)) != NULL)
-		table_finish(table);
+	while ((handlers = hash_seq_search(&scan)) != NULL)
+		table_finish(handlers);
 	rp_catalog_close(&catalog);
 	return copy;
 }
@@ -263,7 +251,7 @@ entry_take(HTAB *copy, const RpHandlerEntry *entry)
 	AttrNumber	attno = entry->attno;
 	bool		is_merge = entry->row.column[0] != '\0';
 	bool		found;
-	TableEntry *table;
+	RpTableHandlers *handlers;
 	RpHandlerEntry resolved = *entry;
 
 	if (!OidIsValid(relid) || (is_merge && attno == 0))
@@ -273,18 +261,18 @@ entry_take(HTAB *copy, const RpHandlerEntry *entry)
 		some_not_here = true;
 		return;
 	}
-	table = hash_search(copy, &relid, HASH_ENTER, &found);
+	handlers = hash_search(copy, &relid, HASH_ENTER, &found);
 	if (!found)
 	{
-		memset(table, 0, sizeof(*table));
-		table->handlers.relid = relid;
+		memset(handlers, 0, sizeof(*handlers));
+		handlers->relid = relid;
 	}
 	resolved.relid = relid;
 	resolved.attno = attno;
 	if (is_merge)
-		merge_take(&table->handlers, &resolved);
+		merge_take(handlers, &resolved);
 	else
-		change_take(&table->handlers, &resolved);
+		change_take(handlers, &resolved);
 }
 
 /* Append a change of the handler; a settled one, or one of the same transaction, makes those before it superfluous. */
@@ -356,9 +344,8 @@ merge_is_superfluous(const RpTableHandlers *handlers, int m)
 
 /* Order merges by column, link them, and say whether the table is tracked. */
 static void
-table_finish(TableEntry *table)
+table_finish(RpTableHandlers *handlers)
 {
-	RpTableHandlers *handlers = &table->handlers;
 	RpColumnMerge *merges = palloc(sizeof(RpColumnMerge) * Max(handlers->nmerges, 1));
 	int			n = 0;
 
@@ -381,26 +368,32 @@ table_finish(TableEntry *table)
 		 (!handlers->changes[0].made.settled || handlers->changes[0].kind != RP_LAST_WRITER_WINS));
 }
 
-/* Return the tables whose key sets are wanted, and not there yet. */
+/* Return the tables that are tracked in only one of two copies, and those wanted before. In CurrentMemoryContext. */
 static List *
-sets_wanted(void)
+tracking_changes(HTAB *before, HTAB *after, List *wanted)
 {
-	HASH_SEQ_STATUS scan;
-	TableEntry *table;
-	List	   *relids = NIL;
+	List	   *changed = list_copy(wanted);
+	HTAB	   *both[] = {before, after};
 
-	hash_seq_init(&scan, tables);
-	while ((table = hash_seq_search(&scan)) != NULL)
+	for (size_t i = 0; i < lengthof(both); i++)
 	{
-		if (!table->sets_built)
-			relids = lappend_oid(relids, table->handlers.relid);
+		HASH_SEQ_STATUS scan;
+		RpTableHandlers *handlers;
+
+		hash_seq_init(&scan, both[i]);
+		while ((handlers = hash_seq_search(&scan)) != NULL)
+		{
+			if ((handlers_in(before, handlers->relid) != NULL) !=
+				(handlers_in(after, handlers->relid) != NULL))
+				changed = list_append_unique_oid(changed, handlers->relid);
+		}
 	}
-	return relids;
+	return changed;
 }
 
-/* Build the key sets of tables that became tracked, of all that is in the logs by now. */
+/* Build the key sets of tables that became tracked, of all that is in the logs by now; forget others. */
 static void
-sets_build(List *relids)
+sets_build(void)
 {
 	uint64		own_seq;
 
@@ -410,23 +403,17 @@ sets_build(List *relids)
 	loading = true;				/* building asks for handlers, too */
 	PG_TRY();
 	{
-		ListCell   *cell;
-
-		foreach(cell, relids)
+		while (sets_wanted != NIL)
 		{
-			Oid			relid = lfirst_oid(cell);
-
-			rp_keysets_build(relid, own_seq);
-			((TableEntry *) hash_search(tables, &relid, HASH_FIND, NULL))->sets_built = true;
+			rp_keysets_build(linitial_oid(sets_wanted), own_seq);
+			sets_wanted = list_delete_first(sets_wanted);
 		}
-		sets_missing = false;
 	}
 	PG_FINALLY();
 	{
 		loading = false;
 	}
 	PG_END_TRY();
-	list_free(relids);
 }
 
 /* Is the change in the past of this version's transaction? */
@@ -452,7 +439,7 @@ rp_handler_epoch(const RpTableHandlers *handlers, const P2pKeyVersion *version)
 {
 	P2pVersion	ancient = {0};
 
-	for (int i = handlers->nchanges - 1; i >= 0; i--)
+	for (int i = handlers ? handlers->nchanges - 1 : -1; i >= 0; i--)
 	{
 		if (has_seen(&handlers->changes[i].made, version))
 			return handlers->changes[i].made.version;

@@ -95,7 +95,7 @@ const RpTableHandlers *rp_handlers_of(Oid relid);
 struct TupleTableSlot;
 void		rp_handlers_register(RpNode *node, struct TupleTableSlot *row, const P2pVersion *version);
 /*
- * The epoch of a version of this table: the greatest handler change that it has seen; ancient if none.
+ * The epoch of a version of this table: the greatest handler change that it has seen; ancient if none, and if handlers is NULL.
  * Settled changes count as any other, so that what is in a key set stays comparable.
  */
 P2pVersion	rp_handler_epoch(const RpTableHandlers *handlers, const P2pKeyVersion *version);

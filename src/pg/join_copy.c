@@ -256,13 +256,16 @@ schema_run(const char *script)
 
 /*
  * Read which tables to copy: permanent ones that no extension brings; of those
- * of extensions the configuration, as pg_dump does; and the logs of membership and of handlers.
+ * of extensions the configuration, as pg_dump does; the logs of membership and of handlers; and
+ * displaced rows.
  */
 static List *
 tables_read(RpJoin *join)
 {
 	RpJoinRows *rows = rp_join_query(join,
-									 "SELECT c.oid, n.nspname, c.relname, x.condition,"
+									 "SELECT c.oid, n.nspname, c.relname, CASE WHEN d.ours"
+									 "  THEN 'WHERE EXISTS (SELECT FROM pg_class k WHERE k.oid = relation)'"
+									 "  ELSE x.condition END,"
 									 " EXISTS (SELECT FROM replp2p.excluded_tables e WHERE e.relation = c.oid),"
 									 " a.attname"
 									 " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -270,8 +273,10 @@ tables_read(RpJoin *join)
 									 "  AND NOT a.attisdropped AND a.attgenerated = ''"
 									 " LEFT JOIN LATERAL (SELECT e.extcondition[array_position(e.extconfig, c.oid)] AS condition"
 									 "  FROM pg_extension e WHERE c.oid = ANY (e.extconfig)) x ON true"
+									 " CROSS JOIN LATERAL (SELECT c.oid IN ('replp2p.displaced_rows'::regclass,"
+									 "  'replp2p.displacing_rows'::regclass) AS ours) d"
 									 " WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384"
-									 " AND (c.oid IN ('replp2p.membership'::regclass, 'replp2p.handler_changes'::regclass)"
+									 " AND (c.oid IN ('replp2p.membership'::regclass, 'replp2p.handler_changes'::regclass) OR d.ours"
 									 "  OR (n.nspname <> 'replp2p' AND (x.condition IS NOT NULL"
 									 "   OR NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass"
 									 "    AND d.objid = c.oid AND d.deptype = 'e'))))"

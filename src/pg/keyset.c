@@ -408,23 +408,33 @@ table_epochs_follow(KeyTable *table)
 	}
 }
 
+/* Hash a merge of the table. */
+static uint64
+merge_hash(const KeyTable *table, int m)
+{
+	const RpColumnMerge *merge = &table->handlers->merges[m];
+
+	return change_hash(&merge->made, merge->kind, merge->attno);
+}
+
 /* Note whether the table has a merge that its sets do not know. */
 static void
 table_merges_follow(KeyTable *table)
 {
 	int			n = table->handlers ? table->handlers->nmerges : 0;
-	bool		same = n == table->nmerges;
+	int			same = 0;
 	uint64	   *hashes;
 
-	if (n == 0 && same)
+	while (same < Min(n, table->nmerges) && table->merges_of[same] == merge_hash(table, same))
+		same++;
+	if (same == n && n == table->nmerges)
 		return;
 	hashes = MemoryContextAlloc(set_context, sizeof(uint64) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
-		const RpColumnMerge *merge = &table->handlers->merges[i];
 		bool		known = false;
 
-		hashes[i] = change_hash(&merge->made, merge->kind, merge->attno);
+		hashes[i] = merge_hash(table, i);
 		for (int k = 0; k < table->nmerges && !known; k++)
 			known = table->merges_of[k] == hashes[i];
 		table->build_due |= !known;
