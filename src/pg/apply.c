@@ -59,6 +59,7 @@
 #define IDLE_WAIT_MS 10000
 #define HELD_RECHECK_MS 1000
 #define PRUNE_INTERVAL_MS 60000
+#define SETTLE_INTERVAL_MS 1000
 
 /* What this worker knows of one member. */
 typedef struct ApplyOrigin
@@ -80,6 +81,7 @@ static XLogRecPtr last_commit = InvalidXLogRecPtr;	/* not yet told to capture */
 static void commits_publish(void);
 static void members_refresh(void);
 static void wait_until_ready(void);
+static void handlers_load(void);
 static void indexes_load(void);
 static bool turn(int slot);
 static bool apply_next(int slot);
@@ -88,6 +90,7 @@ static bool is_held(P2pStamp stamp);
 static void transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps);
 static void transaction_failed(int slot);
 static void state_set(int slot, RpApplyState state);
+static void handlers_settle(void);
 static bool follow_up(void);
 static void housekeeping(void);
 
@@ -117,7 +120,9 @@ rp_apply_main(Datum dboid)
 	rp_keyindex_init(node);
 	rp_keysets_init(node);
 	wait_until_ready();
+	handlers_load();
 	indexes_load();
+	rp_siblings_start(node);
 
 	for (;;)
 	{
@@ -130,6 +135,7 @@ rp_apply_main(Datum dboid)
 		for (int slot = 1; slot < node->nmembers; slot++)
 			progress |= turn(slot);
 		progress |= follow_up();
+		handlers_settle();
 		housekeeping();
 		if (progress)
 			continue;
@@ -226,6 +232,15 @@ wait_until_ready(void)
 	}
 }
 
+/* Read which tables have conflict handlers of their own. */
+static void
+handlers_load(void)
+{
+	StartTransactionCommand();
+	rp_handlers_load(node);
+	CommitTransactionCommand();
+}
+
 /* Read tombstones, copied versions and key sets from all logs; own changes up to a barrier of now. */
 static void
 indexes_load(void)
@@ -244,7 +259,6 @@ indexes_load(void)
 	SpinLockRelease(&node->vector_lock);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	rp_displaced_load(node);
-	rp_handlers_load(node);
 	for (int slot = 1; slot < node->nmembers; slot++)
 	{
 		uint64		required;
@@ -262,6 +276,7 @@ indexes_load(void)
 	rp_keysets_touch_contested(InvalidOid);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	rp_keysets_commit();
 	rp_apply_deletes_known_to(captured);
 }
 
@@ -466,6 +481,7 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	RP_CRASH_POINT("apply_before_commit");
 	CommitTransactionCommand();
 	RP_CRASH_POINT("apply_after_commit");
+	rp_keysets_commit();
 	MemoryContextSwitchTo(context);
 	replorigin_session_origin = InvalidRepOriginId;
 
@@ -495,12 +511,17 @@ static bool
 follow_up(void)
 {
 	bool		done = rp_displaced_follow_up(node);
-	int64		due_us = rp_displaced_due_us();
+	int64		due_us[] = {rp_displaced_due_us(), 0};
 
+	done |= rp_tracked_follow_up(node);
+	due_us[1] = rp_tracked_due_us();
 	if (done)
 		last_commit = XactLastCommitEnd;
-	if (due_us != 0)
-		wake_by(due_us);
+	for (size_t i = 0; i < lengthof(due_us); i++)
+	{
+		if (due_us[i] != 0)
+			wake_by(due_us[i]);
+	}
 	return done;
 }
 
@@ -521,6 +542,7 @@ transaction_failed(int slot)
 		EmitErrorReport();
 	FlushErrorState();
 	AbortCurrentTransaction();
+	rp_keysets_abort();
 	replorigin_session_origin = InvalidRepOriginId;
 	rp_stream_reset(origin->stream);
 
@@ -536,6 +558,38 @@ transaction_failed(int slot)
 	member->apply_errors++;
 	SpinLockRelease(&node->vector_lock);
 	FreeErrorData(error);
+}
+
+/* While a change of conflict handlers is not settled, look again now and then. */
+static void
+handlers_settle(void)
+{
+	static int64 next_us = 0;
+
+	if (!rp_handlers_unsettled(node))
+		return;
+	if (rp_monotonic_us() >= next_us)
+	{
+		StartTransactionCommand();
+		rp_handlers_settle(node);
+		CommitTransactionCommand();
+		next_us = rp_monotonic_us() + SETTLE_INTERVAL_MS * INT64CONST(1000);
+	}
+	wake_by(next_us);
+}
+
+/* Have the key sets forget what is stable. */
+static void
+sets_sweep(const uint64 *stable, int n)
+{
+	P2pVector	vector;
+
+	p2p_vector_clear(&vector);
+	for (int slot = 0; slot < n; slot++)
+		p2p_vector_set(&vector, &node->members[slot].origin, stable[slot]);
+	StartTransactionCommand();
+	rp_keysets_sweep(&vector);
+	CommitTransactionCommand();
 }
 
 /* Now and then: forget what is stable, prune the history. */
@@ -555,9 +609,13 @@ housekeeping(void)
 	for (int slot = 0; slot < n; slot++)
 		stable[slot] = rp_droppable_seq(node, slot);
 	SpinLockRelease(&node->vector_lock);
-	if (memcmp(stable, swept, sizeof(uint64) * n) != 0)
+	if (memcmp(stable, swept, sizeof(uint64) * n) != 0 && !rp_handlers_unsettled(node))
+	{
 		rp_keyindex_sweep(stable, n);
-	memcpy(swept, stable, sizeof(uint64) * n);
+		sets_sweep(stable, n);
+		rp_siblings_sweep(node);
+		memcpy(swept, stable, sizeof(uint64) * n);
+	}
 
 	StartTransactionCommand();
 	rp_conflict_prune();

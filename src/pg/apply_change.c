@@ -71,6 +71,7 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 {
 	RpOpenRelation *open = relation_of(txn, map);
 	MemoryContext old = MemoryContextSwitchTo(txn->change_context);
+	TupleTableSlot *handler_change = NULL;
 
 	if (new_values)
 		rp_values_to_slot(map, new_values, open->incoming, open->given, open->unavailable);
@@ -106,7 +107,9 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 				open->unavailable[a] = false;
 			}
 		}
+		txn->second_half = true;
 		change_key(txn, open, P2P_OP_UPDATE, open->incoming, NULL, NULL);
+		txn->second_half = false;
 		ExecDropSingleTupleTableSlot(base);
 	}
 	else
@@ -120,6 +123,12 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 		rp_membership_register(txn->node, &row, txn->slot_version.seq);
 		txn->membership_changed = true;
 	}
+	if (map->is_handler_change && tag == P2P_TAG_INSERT)
+	{
+		handler_change = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(open->rel)),
+												  &TTSOpsHeapTuple);
+		ExecCopySlot(handler_change, open->incoming);
+	}
 	txn->changes++;
 	ExecClearTuple(open->local);
 	ExecClearTuple(open->found);
@@ -127,6 +136,11 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 	ExecClearTuple(open->old);
 	ExecClearTuple(open->store);
 	ResetPerTupleExprContext(open->estate);
+	if (handler_change)
+	{
+		rp_apply_close_relations(txn);	/* it may alter one of them */
+		rp_handlers_register(txn->node, handler_change, &txn->version);
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(txn->change_context);
 }
@@ -439,7 +453,9 @@ rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags)
 	List	   *rels = NIL;
 	List	   *relids = NIL;
 	ListCell   *cell;
+	bool		past;
 
+	txn->step = rp_step_removing(txn->item);
 	rp_apply_close_relations(txn);	/* they hold indexes open */
 	foreach(cell, maps)
 	{
@@ -450,13 +466,19 @@ rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags)
 		relids = lappend_oid(relids, map->relid);
 	}
 	rp_barrier(txn->node, 0);	/* the tables' local changes are all stamped now */
-	if (all_is_past(txn))
+	past = all_is_past(txn);
+	if (past)
 		ExecuteTruncateGuts(rels, relids, NIL, DROP_RESTRICT,
 							(flags & P2P_TRUNCATE_RESTART_SEQS) != 0);
-	else
+	foreach(cell, maps)
 	{
-		foreach(cell, maps)
-			truncate_by_version(txn, relation_of(txn, lfirst(cell)));
+		RpOpenRelation *open = relation_of(txn, lfirst(cell));
+		const RpTableHandlers *handlers = rp_handlers_of(open->map->relid);
+
+		if (handlers != NULL && handlers->tracked)
+			rp_tracked_truncate(txn, open);
+		else if (!past)
+			truncate_by_version(txn, open);
 	}
 	foreach(cell, maps)
 	{

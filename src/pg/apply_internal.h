@@ -22,6 +22,7 @@ typedef struct RpApplyTransaction
 	const P2pVector *deps;
 	uint32		item;			/* number of the current item, from 1 */
 	uint32		step;			/* of the operation in work: one of the two of its item (step.h) */
+	bool		second_half;	/* of a key update: the row at its new key */
 	List	   *opened;			/* RpOpenRelation * */
 	MemoryContext change_context;	/* reset after each change */
 	uint64		changes;
@@ -57,8 +58,22 @@ P2pVersion	rp_version_of(RpNode *node, const RpSlotVersion *v);
  */
 bool		rp_tracked_change(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 							  TupleTableSlot *key);
-/* Between transactions: fold rows again that a local write has touched. Returns whether anything was done. */
+/*
+ * A truncate of a tracked table that is locked against everybody, all local changes captured:
+ * remember it in the key sets, and take out the rows that it leaves nothing of. For a
+ * table that was just emptied because all is in the truncate's past, too.
+ */
+void		rp_tracked_truncate(RpApplyTransaction *txn, RpOpenRelation *open);
+/*
+ * tracked_follow.c. Between transactions: fold rows again that a local write has touched. Returns whether
+ * anything was done.
+ */
 bool		rp_tracked_follow_up(RpNode *node);
+/* When it wants to be called again though nothing has happened, monotonic; 0: never. */
+int64		rp_tracked_due_us(void);
+/* siblings.c. Between transactions: forget the siblings that are stable; at the start of apply: all of them. */
+void		rp_siblings_sweep(RpNode *node);
+void		rp_siblings_start(RpNode *node);
 
 /*
  * apply_unique.c: store open->store as the row of its key (over the locked row in open->local if
@@ -104,6 +119,7 @@ typedef struct RpConflictRecord
 	P2pConflict conflict;
 	bool		incoming_wins;
 	const char *resolution;		/* NULL: says who wins */
+	const char *message;		/* of a handler's error; NULL: none */
 	RpOpenRelation *open;
 	TupleTableSlot *key;
 	TupleTableSlot *local_row;

@@ -175,6 +175,8 @@ map_build(RpRelationMap *map, const P2pRelation *remote)
 								  AccessShareLock, true);
 	map->is_membership = strcmp(remote->schema, RP_SCHEMA) == 0 &&
 		strcmp(remote->name, "membership") == 0;
+	map->is_handler_change = strcmp(remote->schema, RP_SCHEMA) == 0 &&
+		strcmp(remote->name, "handler_changes") == 0;
 	if (!OidIsValid(map->relid))
 		return;					/* looked up again each time: it may be created */
 
@@ -415,6 +417,7 @@ rp_relation_open(RpRelationMap *map)
 	open->old = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
 	open->store = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
 	open->image = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
+	open->base = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
 	open->arbiters = arbiters_find(open);
 	open->given = palloc0_array(bool, Max(map->natts, 1));
 	open->unavailable = palloc0_array(bool, Max(map->natts, 1));

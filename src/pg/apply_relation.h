@@ -59,6 +59,7 @@ typedef struct RpRelationMap
 	FmgrInfo	key_hash[INDEX_MAX_KEYS];	/* extended hash; fn_oid invalid: hash the bytes of its text */
 	FmgrInfo	key_out[INDEX_MAX_KEYS];
 	bool		is_membership;	/* replp2p.membership */
+	bool		is_handler_change;	/* replp2p.handler_changes */
 	int			ndefaults;		/* local columns that the remote side lacks */
 	int		   *default_attnos;
 	Node	  **defaults;		/* planned expressions, Expr nodes; NULL = null */
@@ -81,9 +82,10 @@ typedef struct RpOpenRelation
 	TupleTableSlot *local;		/* row found here */
 	TupleTableSlot *found;		/* scratch of the look-up */
 	TupleTableSlot *incoming;	/* virtual: new values, local columns */
-	TupleTableSlot *old;		/* virtual: old key values */
+	TupleTableSlot *old;		/* virtual: old key values, and what was sent with them */
 	TupleTableSlot *store;		/* virtual: what is written */
 	TupleTableSlot *image;		/* virtual: a row that was kept elsewhere */
+	TupleTableSlot *base;		/* virtual: scratch of apply_tracked.c */
 	List	   *arbiters;		/* oids of the unique indexes that are checked at once: the key's, and further ones */
 	bool	   *given;			/* per local attribute: incoming carries a value */
 	bool	   *unavailable;	/* per local attribute: unchanged TOAST, not sent */

@@ -357,7 +357,9 @@ rp_members_load(RpNode *node)
 static void
 rows_delete(void)
 {
-	static const char *const tables[] = {"invites", "members", "membership", "local_node"};
+	static const char *const tables[] = {
+		"invites", "members", "membership", "handler_changes", "table_handlers", "local_node"
+	};
 
 	for (size_t i = 0; i < lengthof(tables); i++)
 		rp_catalog_run(psprintf("DELETE FROM replp2p.%s", tables[i]), SPI_OK_DELETE, NULL, 0);

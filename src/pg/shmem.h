@@ -228,6 +228,14 @@ typedef struct RpNode
 	pg_atomic_uint32 deleting[RP_DELETE_BUCKETS + 1];
 	pg_atomic_uint64 deleted_lsn[RP_DELETE_BUCKETS + 1];
 
+	/*
+	 * Changes of conflict handlers: counted before their commit by whoever makes
+	 * or applies them; 1 + that count when apply found all of them settled, 0 =
+	 * it has not looked yet. See handlers_catalog.c.
+	 */
+	pg_atomic_uint64 handler_changes;
+	pg_atomic_uint64 handlers_settled;
+
 	/* Broadcast after: captured_lsn moved | some stored_seq moved | some applied_seq moved | status or members changed. */
 	ConditionVariable captured_cv;
 	ConditionVariable stored_cv;

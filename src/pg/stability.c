@@ -17,6 +17,8 @@
  * What was stable stays stable: a later member starts with a copy that covers
  * it. So RpMember.stable_seq only grows.
  *
+ * Nothing is dropped while a change of conflict handlers may be unsettled (handlers.h).
+ *
  *	  stable_seq -> segments of change logs (all origins, former members' too)
  *				 -> files of the version index
  *				 -> tombstones, key versions: apply drops them, by stable_seq
@@ -28,6 +30,7 @@
 #include "utils/memutils.h"
 
 #include "changelog.h"
+#include "handlers.h"
 #include "monotonic.h"
 #include "stability.h"
 #include "versions.h"
@@ -176,6 +179,8 @@ rp_stability_trim(RpStability *stability)
 {
 	StableSeqs	stable;
 
+	if (rp_handlers_unsettled(stability->node))
+		return;
 	copy_stable(stability->node, &stable);
 	if (!trim_is_due(stability, &stable))
 		return;
