@@ -16,8 +16,8 @@ CREATE TABLE t (id int PRIMARY KEY, v text, hits bigint NOT NULL DEFAULT 0, top 
 CREATE TABLE "Odd name"."t.""1" (id int PRIMARY KEY, v text);
 CREATE TABLE old_rules (id int PRIMARY KEY, v text);
 CREATE TABLE counted (id int PRIMARY KEY, n int NOT NULL);
-CREATE FUNCTION f_both(older t, newer t, replp2p.conflict) RETURNS t LANGUAGE sql IMMUTABLE AS
-	$$SELECT ROW(newer.id, older.v || '+' || newer.v, newer.hits, newer.top)::t$$;
+CREATE FUNCTION f_both(older t, newer t, replp2p.conflict) RETURNS t LANGUAGE sql IMMUTABLE
+	RETURN ROW(newer.id, older.v || '+' || newer.v, newer.hits, newer.top)::t;
 CREATE FUNCTION "Odd name"."f.2"(older "Odd name"."t.""1", newer "Odd name"."t.""1", replp2p.conflict)
 	RETURNS "Odd name"."t.""1" LANGUAGE sql IMMUTABLE AS 'SELECT older';
 SQL
@@ -135,8 +135,8 @@ $g->sql_all('SELECT replp2p.resume_apply()');
 ok($g->eventually('b', "SELECT last_error ~ 'public.f_both' FROM replp2p.stat_lag WHERE origin = 'a'"),
 	'a conflict that needs it waits, and says so');
 $g->sql('b', <<'SQL');
-CREATE FUNCTION f_both(older t, newer t, replp2p.conflict) RETURNS t LANGUAGE sql IMMUTABLE AS
-	$$SELECT ROW(newer.id, older.v || '+' || newer.v, newer.hits, newer.top)::t$$
+CREATE FUNCTION f_both(older t, newer t, replp2p.conflict) RETURNS t LANGUAGE sql IMMUTABLE
+	RETURN ROW(newer.id, older.v || '+' || newer.v, newer.hits, newer.top)::t
 SQL
 $g->sync;
 row_is('t', 1, '1,x+y,0,0', 'it goes on once the function is there');
