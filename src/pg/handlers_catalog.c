@@ -41,6 +41,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/regproc.h"
 #include "utils/rel.h"
 
 #include "p2p_buf.h"
@@ -202,9 +203,15 @@ row_read(TupleTableSlot *slot, RpHandlerRow *row)
 	strlcpy(row->column, NameStr(*DatumGetName(slot_column(slot, CHANGE_COLUMN))), NAMEDATALEN);
 	slot_text(slot, CHANGE_SETTING, row->setting, sizeof(row->setting));
 	slot_text(slot, CHANGE_FUNCTION, row->function, sizeof(row->function));
-	if (row->column[0] == '\0' ? rp_handler_kind_by_name(row->setting, &kind)
-		: rp_merge_kind_by_name(row->setting, &merge))
+	if (row->column[0] != '\0' && rp_merge_kind_by_name(row->setting, &merge))
 		return;
+	if (row->column[0] == '\0' && rp_handler_kind_by_name(row->setting, &kind))
+	{
+		/* ERROR here, not whenever it is looked up */
+		if (kind == RP_CUSTOM)
+			(void) stringToQualifiedNameList(row->function);
+		return;
+	}
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("this version does not know \"%s\", which is set for table \"%s.%s\"",
