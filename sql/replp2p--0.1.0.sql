@@ -133,19 +133,21 @@ CREATE TABLE replp2p.conflict_history (
 );
 CREATE INDEX conflict_history_detected_at ON replp2p.conflict_history (detected_at);
 
--- The versions behind the view siblings; for showing only, this node's own.
+-- The versions behind the view siblings, for showing only. This node's own, not replicated; a
+-- join copies them.
 CREATE TABLE replp2p.sibling_rows (
-	relation oid NOT NULL,
-	h1 bigint NOT NULL,						-- hash of the key
-	h2 bigint NOT NULL,
-	key jsonb NOT NULL,
-	"row" jsonb,							-- NULL: a delete
-	slot smallint NOT NULL,
+	relation regclass NOT NULL,
+	key_hash bytea NOT NULL,				-- 16 bytes, this node's own
+	node_id bytea NOT NULL,
+	epoch integer NOT NULL,
 	seq bigint NOT NULL,
 	stamp bigint NOT NULL,
+	key jsonb NOT NULL,
+	key_image bytea NOT NULL,				-- src/pg/rowbody.c
+	row_data jsonb,							-- NULL: a delete
 	is_winner boolean NOT NULL,
 	kind text NOT NULL,
-	PRIMARY KEY (relation, h1, h2, slot, seq)
+	PRIMARY KEY (relation, key_hash, node_id, epoch, seq)
 );
 
 -- Rows that a greater row keeps out of their table, as both claim a value of one unique index:
@@ -493,9 +495,9 @@ COMMENT ON VIEW replp2p.conflicts IS
 'truly concurrent changes that this node decided, with both rows; only of tables that the reader may select from; kept for replp2p.conflict_history_days';
 
 CREATE VIEW replp2p.siblings WITH (security_barrier) AS
-	SELECT s.relation::regclass AS relation,
+	SELECT s.relation,
 		   s.key,
-		   s."row",
+		   s.row_data AS row,
 		   m.node_name AS origin,
 		   s.seq,
 		   timestamptz '2000-01-01 00:00:00+00' + s.stamp * interval '1 microsecond' AS stamp,
@@ -503,7 +505,7 @@ CREATE VIEW replp2p.siblings WITH (security_barrier) AS
 		   s.kind
 	FROM replp2p.sibling_rows s
 		 JOIN pg_catalog.pg_class c ON c.oid = s.relation
-		 LEFT JOIN replp2p.members m ON m.slot = s.slot
+		 LEFT JOIN replp2p.members m ON m.node_id = s.node_id AND m.epoch = s.epoch
 	WHERE has_table_privilege(c.oid, 'SELECT')
 	  AND has_schema_privilege(c.relnamespace, 'USAGE')
 	  AND NOT row_security_active(c.oid);

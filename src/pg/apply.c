@@ -122,7 +122,6 @@ rp_apply_main(Datum dboid)
 	wait_until_ready();
 	handlers_load();
 	indexes_load();
-	rp_siblings_start(node);
 
 	for (;;)
 	{
@@ -259,6 +258,7 @@ indexes_load(void)
 	SpinLockRelease(&node->vector_lock);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	rp_displaced_load(node);
+	rp_siblings_load();
 	rp_handlers_load(node);
 	for (int slot = 1; slot < node->nmembers; slot++)
 	{
@@ -614,7 +614,7 @@ housekeeping(void)
 	{
 		rp_keyindex_sweep(stable, n);
 		sets_sweep(stable, n);
-		rp_siblings_sweep(node);
+		rp_siblings_sweep();
 		memcpy(swept, stable, sizeof(uint64) * n);
 	}
 

@@ -71,9 +71,10 @@ void		rp_tracked_truncate(RpApplyTransaction *txn, RpOpenRelation *open);
 bool		rp_tracked_follow_up(RpNode *node);
 /* When it wants to be called again though nothing has happened, monotonic; 0: never. */
 int64		rp_tracked_due_us(void);
-/* siblings.c. Between transactions: forget the siblings that are stable; at the start of apply: all of them. */
-void		rp_siblings_sweep(RpNode *node);
-void		rp_siblings_start(RpNode *node);
+/* siblings.c. Which keys have siblings; once, in a transaction, before the own log is followed. */
+void		rp_siblings_load(void);
+/* Between transactions: forget those of tables that have none any more. */
+void		rp_siblings_sweep(void);
 
 /*
  * apply_unique.c: store open->store as the row of its key (over the locked row in open->local if
