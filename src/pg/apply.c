@@ -259,7 +259,6 @@ indexes_load(void)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	rp_displaced_load(node);
 	rp_siblings_load();
-	rp_handlers_load(node);
 	for (int slot = 1; slot < node->nmembers; slot++)
 	{
 		uint64		required;

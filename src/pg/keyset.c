@@ -20,16 +20,21 @@
  * So without column merges memory goes with the number of keys that were
  * written lately, some 300 bytes each, not with the number of writes. A
  * counter's set has an entry for each unstable write of its row; nothing of
- * it may be discarded, so from RP_KEYSET_WARN_VERSIONS on, and each time that
+ * it may be discarded, so from KEYSET_WARN_VERSIONS on, and each time that
  * the number has doubled, the server's log says so.
  *
  * Truncates of a table are versions of each of its keys; the table keeps them
  * in a set of its own, from which new sets begin.
  *
  * Epochs are those of the handlers as they are: when a table's handlers
- * change (a new change, or one that is settled), all its versions get theirs anew. The
- * deps of a transaction are kept once for all its versions, and for those of
- * the origin's next ones as long as they are the same.
+ * change, all its versions get theirs anew. A new column merge wants deltas,
+ * and what was dropped as covered: the sets are built again from the logs,
+ * which have lost nothing since (nothing is trimmed while a change is
+ * unsettled). To ask for handlers may itself build sets, which moves versions
+ * and deps: so each function asks first (table_of), and then looks at sets.
+ *
+ * The deps of a transaction are kept once for all its versions, and for those
+ * of the origin's next ones as long as they are the same.
  *
  * Only apply uses this, alone: no locks.
  */
@@ -42,10 +47,9 @@
 #include "utils/memutils.h"
 
 #include "keyset.h"
-#include "ownlog.h"
 
 /* A set of so many versions is said to be large. */
-#define RP_KEYSET_WARN_VERSIONS 1024
+#define KEYSET_WARN_VERSIONS 1024
 #define FIRST_CAPACITY 1
 #define SECOND_CAPACITY 4
 
@@ -86,8 +90,11 @@ struct KeyTable
 	Oid			relid;
 	dlist_head	sets;			/* KeyEntry.in_table */
 	VersionSet	truncates;
-	uint64		rules;			/* hash of the handlers that its epochs are of */
-	bool		keeps_covered;	/* has column merges */
+	const RpTableHandlers *handlers;	/* NULL: not tracked; as of the last table_of, not to be kept */
+	uint64		epochs_of;		/* hash of the handler changes that its epochs are of */
+	uint64	   *merges_of;		/* hashes of the merges that its deltas are of */
+	int			nmerges;
+	bool		build_due;		/* there is a merge of which that is not so */
 };
 
 static RpNode *our_node;
@@ -107,8 +114,10 @@ static dlist_head touched = DLIST_STATIC_INIT(touched);
 static dlist_head taken = DLIST_STATIC_INIT(taken);
 
 static KeyTable *table_of(Oid relid);
-static void table_rules_follow(KeyTable *table);
-static void table_drop_sets(KeyTable *table);
+static void table_epochs_follow(KeyTable *table);
+static void table_merges_follow(KeyTable *table);
+static P2pVersion epoch_of(const KeyTable *table, const P2pKeyVersion *version);
+static void table_drop(KeyTable *table);
 static KeyEntry *entry_of(Oid relid, RpKeyHash key);
 static void entry_drop(KeyEntry *entry);
 static void entry_touch(KeyEntry *entry);
@@ -152,6 +161,18 @@ rp_keysets_init(RpNode *node)
 P2pKeySet *
 rp_keyset_of(Oid relid, RpKeyHash key)
 {
+	KeyTable   *table = table_of(relid);
+
+	if (table->build_due)
+	{
+		uint64		own_seq;
+
+		SpinLockAcquire(&our_node->vector_lock);
+		own_seq = our_node->members[RP_SELF].captured_seq;
+		SpinLockRelease(&our_node->vector_lock);
+		rp_keysets_build(relid, own_seq);
+		table->build_due = false;
+	}
 	return &entry_of(relid, key)->versions.set;
 }
 
@@ -160,10 +181,10 @@ rp_keyset_add(P2pKeySet *set, const P2pKeyVersion *version, const P2pVector *dep
 			  const RpKeyPayload *payload)
 {
 	VersionSet *in = (VersionSet *) set;
-	SharedDeps *shared = deps_share(slot_of(version), deps);
 
+	(void) table_of(in->table->relid);
 	pending_note(in, &version->version.dot);
-	set_put(in, version, shared, payload);
+	set_put(in, version, deps_share(slot_of(version), deps), payload);
 }
 
 void
@@ -237,7 +258,6 @@ rp_keysets_commit(void)
 		dlist_container(KeyEntry, in_touched, iter.cur)->touch = TOUCH_NONE;
 		dlist_delete(iter.cur);
 	}
-	rp_own_log_commit();
 }
 
 void
@@ -257,7 +277,6 @@ rp_keysets_abort(void)
 		dlist_delete(iter.cur);
 		dlist_push_tail(&touched, iter.cur);
 	}
-	rp_own_log_abort();
 }
 
 void
@@ -272,16 +291,13 @@ rp_keysets_sweep(const P2pVector *stable)
 	hash_seq_init(&scan, tables);
 	while ((table = hash_seq_search(&scan)) != NULL)
 	{
-		const RpTableHandlers *handlers = rp_handlers_of(table->relid);
 		dlist_mutable_iter iter;
 
-		if (handlers == NULL || !handlers->tracked)
+		if (table_of(table->relid)->handlers == NULL)
 		{
-			table_drop_sets(table);
-			hash_search(tables, &table->relid, HASH_REMOVE, NULL);
+			table_drop(table);
 			continue;
 		}
-		table_rules_follow(table);
 		set_drop_stable(&table->truncates, stable);
 		dlist_foreach_modify(iter, &table->sets)
 		{
@@ -291,19 +307,6 @@ rp_keysets_sweep(const P2pVector *stable)
 			if (entry->versions.set.count == 0 && entry->touch == TOUCH_NONE)
 				entry_drop(entry);
 		}
-	}
-}
-
-void
-rp_keysets_forget(Oid relid)
-{
-	KeyTable   *table = hash_search(tables, &relid, HASH_FIND, NULL);
-
-	/* sets with something pending go with the next sweep */
-	if (table && npending == 0)
-	{
-		table_drop_sets(table);
-		hash_search(tables, &relid, HASH_REMOVE, NULL);
 	}
 }
 
@@ -355,10 +358,11 @@ entry_touch(KeyEntry *entry)
 	entry->touch = TOUCH_WAITING;
 }
 
-/* Return the table, made if it is new, with epochs of the handlers as they are. */
+/* Return the table, made if it is new, with handlers as they are, and epochs of them. */
 static KeyTable *
 table_of(Oid relid)
 {
+	const RpTableHandlers *handlers = rp_handlers_of(relid);
 	bool		found;
 	KeyTable   *table = hash_search(tables, &relid, HASH_ENTER, &found);
 
@@ -368,64 +372,108 @@ table_of(Oid relid)
 		dlist_init(&table->sets);
 		table->truncates.table = table;
 	}
-	table_rules_follow(table);
+	table->handlers = handlers;
+	table_epochs_follow(table);
+	table_merges_follow(table);
+	if (!found)
+		table->build_due = false;
 	return table;
 }
 
-/* Hash one version. */
+/* Hash a handler change, or a merge of a column. */
 static uint64
-version_hash(uint64 hash, const P2pVersion *version)
+change_hash(const RpChangeVersion *made, int kind, int attno)
 {
+	const P2pVersion *version = &made->version;
+	uint64		hash = hash_bytes_extended(version->dot.origin.id.bytes, P2P_ID_SIZE, kind);
+
 	hash = hash_combine64(hash, (uint64) version->stamp);
 	hash = hash_combine64(hash, version->dot.seq);
 	hash = hash_combine64(hash, version->dot.origin.epoch);
-	return hash_combine64(hash, hash_bytes_extended(version->dot.origin.id.bytes, P2P_ID_SIZE, 0));
+	return hash_combine64(hash, (uint64) attno);
 }
 
-/* Hash what epochs depend on. */
-static uint64
-rules_hash(const RpTableHandlers *handlers)
+/* Give all versions of the table their epochs anew if the changes of its handler are others. */
+static void
+table_epochs_follow(KeyTable *table)
 {
 	uint64		hash = 1;
-
-	for (int i = 0; handlers && i < handlers->nchanges; i++)
-		hash = version_hash(hash, &handlers->changes[i].made.version);
-	return hash;
-}
-
-/* Give all versions of the table their epochs anew if its handlers are others. */
-static void
-table_rules_follow(KeyTable *table)
-{
-	const RpTableHandlers *handlers = rp_handlers_of(table->relid);
-	uint64		rules = rules_hash(handlers);
+	P2pKeySet  *set = &table->truncates.set;
 	dlist_iter	iter;
 
-	table->keeps_covered = handlers != NULL && handlers->nmerges > 0;
-	if (rules == table->rules)
+	for (int i = 0; table->handlers && i < table->handlers->nchanges; i++)
+		hash = hash_combine64(hash, change_hash(&table->handlers->changes[i].made, 0, 0));
+	if (hash == table->epochs_of)
 		return;
-	table->rules = rules;
-	for (uint32 i = 0; i < table->truncates.set.count; i++)
-		table->truncates.set.versions[i].epoch =
-			rp_handler_epoch(handlers, &table->truncates.set.versions[i]);
+	table->epochs_of = hash;
+	for (uint32 i = 0; i < set->count; i++)
+		set->versions[i].epoch = epoch_of(table, &set->versions[i]);
 	dlist_foreach(iter, &table->sets)
 	{
-		P2pKeySet  *set = &dlist_container(KeyEntry, in_table, iter.cur)->versions.set;
-
+		set = &dlist_container(KeyEntry, in_table, iter.cur)->versions.set;
 		for (uint32 i = 0; i < set->count; i++)
-			set->versions[i].epoch = rp_handler_epoch(handlers, &set->versions[i]);
+			set->versions[i].epoch = epoch_of(table, &set->versions[i]);
 	}
 }
 
-/* Drop all sets of a table. */
+/* Hash a merge of the table. */
+static uint64
+merge_hash(const KeyTable *table, int m)
+{
+	const RpColumnMerge *merge = &table->handlers->merges[m];
+
+	return change_hash(&merge->made, merge->kind, merge->attno);
+}
+
+/* Note whether the table has a merge that its sets do not know. */
 static void
-table_drop_sets(KeyTable *table)
+table_merges_follow(KeyTable *table)
+{
+	int			n = table->handlers ? table->handlers->nmerges : 0;
+	int			same = 0;
+	uint64	   *hashes;
+
+	while (same < Min(n, table->nmerges) && table->merges_of[same] == merge_hash(table, same))
+		same++;
+	if (same == n && n == table->nmerges)
+		return;
+	hashes = MemoryContextAlloc(set_context, sizeof(uint64) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+	{
+		bool		known = false;
+
+		hashes[i] = merge_hash(table, i);
+		for (int k = 0; k < table->nmerges && !known; k++)
+			known = table->merges_of[k] == hashes[i];
+		table->build_due |= !known;
+	}
+	if (table->merges_of)
+		pfree(table->merges_of);
+	table->merges_of = hashes;
+	table->nmerges = n;
+}
+
+/* The epoch of a version of the table. */
+static P2pVersion
+epoch_of(const KeyTable *table, const P2pKeyVersion *version)
+{
+	P2pVersion	ancient = {0};
+
+	return table->handlers ? rp_handler_epoch(table->handlers, version) : ancient;
+}
+
+/* Drop a table and all its sets. */
+static void
+table_drop(KeyTable *table)
 {
 	dlist_mutable_iter iter;
 
 	dlist_foreach_modify(iter, &table->sets)
 		entry_drop(dlist_container(KeyEntry, in_table, iter.cur));
 	set_empty(&table->truncates);
+	if (table->merges_of)
+		pfree(table->merges_of);
+	hash_search(tables, &table->relid, HASH_REMOVE, NULL);
 }
 
 /* Return the entry of a key; a new one begins with the table's truncates. */
@@ -489,7 +537,7 @@ set_put(VersionSet *in, const P2pKeyVersion *version, SharedDeps *deps, const Rp
 
 	new.deps = deps->entries;
 	new.ndeps = deps->count;
-	new.epoch = rp_handler_epoch(rp_handlers_of(in->table->relid), &new);
+	new.epoch = epoch_of(in->table, &new);
 	new.is_delta = payload->ndeltas > 0;
 	new.covered = false;
 	if (have == NULL && in->set.count == in->set.capacity)
@@ -519,7 +567,7 @@ set_make_room(VersionSet *in)
 		set->versions = MemoryContextAlloc(set_context, size);
 	else
 		set->versions = repalloc_huge(set->versions, size);
-	if (set->capacity >= RP_KEYSET_WARN_VERSIONS)
+	if (set->capacity >= KEYSET_WARN_VERSIONS)
 		set_warn(in, set->capacity);
 	set->capacity = capacity;
 }
@@ -556,7 +604,7 @@ set_prune(VersionSet *in)
 	int64		keep = -1;
 	uint32		kept = 0;
 
-	if (set->count < 2 || in->pending || in->table->keeps_covered)
+	if (set->count < 2 || in->pending || in->table->nmerges > 0)
 		return;
 	last_delete = p2p_keyset_last_delete(set);
 	if (last_delete)

@@ -27,7 +27,10 @@ typedef struct RpKeyPayload
 
 /* keyset.c: the sets. Once per worker. */
 void		rp_keysets_init(RpNode *node);
-/* The set of a key of a tracked table, made if there is none: truncates of the table are in it. */
+/*
+ * The set of a key of a tracked table, made if there is none: truncates of the table are in it. If the table's
+ * column merges are others than when its sets were built, they are built again first.
+ */
 P2pKeySet  *rp_keyset_of(Oid relid, RpKeyHash key);
 /*
  * Add a version of the transaction that is being applied (deps are copied, payload too). Its epoch is found
@@ -41,7 +44,7 @@ void		rp_keysets_truncate(Oid relid, const P2pKeyVersion *version, const P2pVect
 /* The transaction has ended; outside of one. Neither raises an error. */
 void		rp_keysets_commit(void);
 void		rp_keysets_abort(void);
-/* Forget what is stable; nothing while a handler change is unsettled. Between transactions of apply. */
+/* Forget what is stable; nothing while a handler change is unsettled. In a transaction of its own. */
 void		rp_keysets_sweep(const P2pVector *stable);
 
 /*
@@ -74,8 +77,6 @@ void		rp_keyset_image(RpRelationMap *map, RpKeyHash key, const P2pKeyVersion *ve
 void		rp_keyset_put(Oid relid, RpKeyHash key, const P2pKeyVersion *version,
 						  const P2pVector *deps, const RpKeyPayload *payload);
 void		rp_keysets_put_truncate(Oid relid, const P2pKeyVersion *version, const P2pVector *deps);
-/* Forget the sets of a table that is not tracked any more. */
-void		rp_keysets_forget(Oid relid);
 /* Touch a key: the row, or what is shown of it, may have to be made again. */
 void		rp_keyset_touch(Oid relid, RpKeyHash key);
 /* siblings.c: may something be shown of the key? Touch all such keys of a table. */

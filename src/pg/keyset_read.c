@@ -8,11 +8,10 @@
  * as far as it goes. To read something twice does no harm: the same (dot, step)
  * is one version.
  *
- * A table may become tracked while a transaction is being applied: by a
- * handler change in it, or by one of our own that the own log brings up just
- * then. Its sets are built from what had been applied before that transaction;
- * what the transaction wrote to the table earlier on is read from its log
- * once it is applied, before anybody relies on the sets (late_catch_up).
+ * A table that becomes tracked, or gets another column merge, has its sets
+ * built (again) before they are used next: rp_handlers_of() and rp_keyset_of()
+ * see to it. So it does no harm that a pass, which takes no locks on tables, may
+ * be told of a handler change too late.
  */
 #include "postgres.h"
 
@@ -24,12 +23,7 @@
 #include "logpass.h"
 #include "ownlog.h"
 
-/* How far others' logs were applied when sets were last built. */
-static bool late_due = false;
-static uint64 built_seq[RP_MAX_MEMBERS];
-
 static bool build_visit(const RpPassItem *item, void *arg);
-static void late_catch_up(void);
 static void item_take(const RpPassItem *item, Oid only);
 static void row_take(const RpPassItem *item, const RpTableHandlers *handlers);
 static void put(const RpPassItem *item, const RpTableHandlers *handlers, const RpPassKeys *keys,
@@ -52,10 +46,7 @@ rp_keysets_build(Oid relid, uint64 own_seq)
 	RpNode	   *node = rp_node_current();
 
 	if (OidIsValid(relid) && tracked(relid) == NULL)
-	{
-		rp_keysets_forget(relid);
-		return;
-	}
+		return;					/* the sweep takes what there may be */
 	for (int slot = 0; slot < node->nmembers; slot++)
 	{
 		uint64		oldest;
@@ -65,13 +56,11 @@ rp_keysets_build(Oid relid, uint64 own_seq)
 		oldest = node->members[slot].oldest_seq;
 		limit = node->members[slot].applied_seq;
 		SpinLockRelease(&node->vector_lock);
-		built_seq[slot] = limit;
 		if (slot == RP_SELF)
 			limit = Min(limit, own_seq);
 		if (oldest > 0 && limit >= oldest)
 			(void) rp_log_pass(node, slot, oldest - 1, limit, build_visit, &relid);
 	}
-	late_due = true;
 	rp_keysets_touch_contested(relid);
 }
 
@@ -86,34 +75,7 @@ build_visit(const RpPassItem *item, void *arg)
 void
 rp_keysets_follow_own(void)
 {
-	if (late_due)
-		late_catch_up();
 	rp_own_log_follow_captured();
-}
-
-/*
- * Read what has been applied since sets were built: the transaction in which that happened, if it is
- * over, and any that came between it and this call.
- */
-static void
-late_catch_up(void)
-{
-	RpNode	   *node = rp_node_current();
-	Oid			all = InvalidOid;
-
-	for (int slot = RP_SELF + 1; slot < node->nmembers; slot++)
-	{
-		uint64		applied;
-
-		SpinLockAcquire(&node->vector_lock);
-		applied = node->members[slot].applied_seq;
-		SpinLockRelease(&node->vector_lock);
-		if (applied <= built_seq[slot])
-			continue;
-		(void) rp_log_pass(node, slot, built_seq[slot], applied, build_visit, &all);
-		built_seq[slot] = applied;
-		late_due = false;
-	}
 }
 
 /* Take up one item, if its table is tracked, and is the one asked for (InvalidOid: any). */
@@ -198,7 +160,7 @@ tracked(Oid relid)
 	return handlers && handlers->tracked ? handlers : NULL;
 }
 
-/* Would the next sweep forget the version? */
+/* Would a sweep forget the version? */
 static bool
 is_stable(RpNode *node, const RpSlotVersion *version)
 {

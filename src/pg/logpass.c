@@ -294,12 +294,6 @@ pass_change(RpLogPass *pass)
 		pass->enough = true;
 }
 
-const P2pRelation *
-rp_pass_described(const RpPassTable *table)
-{
-	return &table->described;
-}
-
 Oid
 rp_pass_relid(RpPassTable *table)
 {
@@ -365,19 +359,6 @@ rp_pass_keys(const RpPassItem *item, const Bitmapset *also, RpPassKeys *keys)
 	keys->moved = keys->old && keys->new && key_is_given(table, item->old_values) &&
 		(keys->old_key.h1 != keys->new_key.h1 || keys->old_key.h2 != keys->new_key.h2);
 	return true;
-}
-
-TupleTableSlot *
-rp_pass_row(const RpPassItem *item)
-{
-	RpRelationMap *map = rp_pass_map(item->table);
-	TupleTableSlot *slot;
-
-	if (!OidIsValid(map->relid))
-		return NULL;
-	slot = table_slot(item->table, &item->table->new);
-	rp_values_to_slot(map, item->new_values, slot, NULL, NULL);
-	return slot;
 }
 
 /* The values with all but those of the key and of also left out; one that is unchanged is taken from instead. */

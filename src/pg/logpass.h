@@ -48,8 +48,7 @@ bool		rp_log_pass_one(RpNode *node, int slot, uint64 seq, RpPassVisit visit, voi
 RpLogPass  *rp_pass_begin(RpNode *node, int slot, uint64 after_seq, RpPassVisit visit, void *arg);
 uint64		rp_pass_run(RpLogPass *pass, uint64 limit_seq);
 
-/* The table's description, and its oid here (no lock; InvalidOid: none of that name). */
-const P2pRelation *rp_pass_described(const RpPassTable *table);
+/* The table's oid here (no lock; InvalidOid: none of that name). */
 Oid			rp_pass_relid(RpPassTable *table);
 /* Its map for reading (rp_relation_map_for_reading). */
 RpRelationMap *rp_pass_map(RpPassTable *table);
@@ -69,7 +68,5 @@ typedef struct RpPassKeys
  * NULL: none); other columns of the slots are null. False: the table is not here any more, or has no key.
  */
 bool		rp_pass_keys(const RpPassItem *item, const Bitmapset *also, RpPassKeys *keys);
-/* All columns of the new tuple of an item; NULL: the table is not here. */
-TupleTableSlot *rp_pass_row(const RpPassItem *item);
 
 #endif							/* RP_LOGPASS_H */

@@ -22,11 +22,4 @@ void		rp_own_log_follow(uint64 limit_seq);
 /* Index what capture has read by now. */
 void		rp_own_log_follow_captured(void);
 
-/*
- * The transaction in which it was followed has ended: handler changes that were registered in one
- * that failed are read again.
- */
-void		rp_own_log_commit(void);
-void		rp_own_log_abort(void);
-
 #endif							/* RP_OWNLOG_H */
