@@ -178,7 +178,6 @@ own_log_note(void)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(follow_context);
-	rp_own_log_commit();
 	if (any)
 		rp_displaced_notes_done();
 }
@@ -455,6 +454,5 @@ follow_failed(MemoryContext context)
 	}
 	FlushErrorState();
 	AbortCurrentTransaction();
-	rp_own_log_abort();
 	replorigin_session_origin = InvalidRepOriginId;
 }
