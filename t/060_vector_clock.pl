@@ -16,11 +16,6 @@ my $g = Replp2p->group([ 'a', 'b', 'c' ], schema => <<'SQL');
 CREATE TABLE t (id int PRIMARY KEY, v text, big text);
 ALTER TABLE t ALTER big SET STORAGE EXTERNAL;
 CREATE TABLE plain (id int PRIMARY KEY, v text);
-CREATE ROLE reader;
-CREATE ROLE stranger;
-GRANT SELECT ON t TO reader;
-GRANT USAGE ON SCHEMA replp2p TO reader, stranger;
-GRANT SELECT ON replp2p.siblings TO reader, stranger;
 SQL
 $g->sql('a', "SELECT replp2p.set_conflict_handler('t', 'vector_clock')");
 $g->sync;
@@ -153,11 +148,12 @@ subtest 'who sees them' => sub {
 	start();
 	cross([ 'a', "UPDATE t SET v = 'one' WHERE id = $id" ], [ 'b', "UPDATE t SET v = 'two' WHERE id = $id" ]);
 	my $count = "SELECT count(*) > 0 FROM replp2p.siblings";
+	$g->sql('a', 'CREATE ROLE reader; CREATE ROLE stranger; GRANT SELECT ON t TO reader');
 	is($g->sql('a', "SET ROLE reader; $count"), 't', 'who may read the table');
 	is($g->sql('a', "SET ROLE stranger; $count"), 'f', 'nobody else');
 	$g->sql('a', 'ALTER TABLE t ENABLE ROW LEVEL SECURITY');
 	is($g->sql('a', "SET ROLE reader; $count"), 'f', 'nobody from whom row security would hide rows');
-	$g->sql('a', 'ALTER TABLE t DISABLE ROW LEVEL SECURITY');
+	$g->sql('a', 'ALTER TABLE t DISABLE ROW LEVEL SECURITY; DROP OWNED BY reader; DROP ROLE reader, stranger');
 };
 
 subtest 'a node may stop, and one may join, in the middle' => sub {

@@ -49,6 +49,7 @@
 #include "catalog.h"
 #include "handlers_internal.h"
 #include "versions.h"
+#include "worker.h"
 
 /* Columns of replp2p.handler_changes, in their order. */
 enum
@@ -94,6 +95,8 @@ handlers_xact_event(XactEvent event, void *arg)
 		if (here.settled != 0)
 			pg_atomic_write_u64(&here.node->handlers_settled, here.settled);
 		rp_handlers_stale();
+		if (!rp_in_worker)
+			rp_worker_wake(here.node, RP_WORKER_APPLY);	/* to begin to settle it */
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 		memset(&here, 0, sizeof(here));
