@@ -239,8 +239,12 @@ read_up_to(RpCapture *capture, XLogRecPtr limit)
 	while (reader->EndRecPtr < limit)
 	{
 		char	   *error = NULL;
+		MemoryContext old = MemoryContextSwitchTo(capture->memory);
+		bool		found = XLogReadRecord(reader, &error) != NULL;
 
-		if (XLogReadRecord(reader, &error) == NULL)
+		/* a record too large for the reader's buffer lives on in the context of the call */
+		MemoryContextSwitchTo(old);
+		if (!found)
 		{
 			if (error != NULL)
 				ereport(ERROR,
