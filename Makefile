@@ -5,10 +5,11 @@
 #   make check                                            every test
 #   make lint                                             what must stay true of the sources
 #   make bench                                            figures beside built-in logical replication
+#   make torture NODES=3 SECONDS=60 NEMESES=all SEED=n    live clusters under faults, and checkers
 #
 # All but the first line work on a bare Debian: they install what is missing.
 
-OURS = check demo demo-stop lint deps unit bench
+OURS = check demo demo-stop lint deps unit bench torture
 ASKED = $(filter $(OURS),$(MAKECMDGOALS))
 
 ifneq ($(ASKED),)
@@ -32,6 +33,9 @@ demo: deps
 
 bench: deps
 	@contrib/bench/run
+
+torture: deps
+	@TORTURE_SECONDS=$(SECONDS) contrib/torture/run
 
 demo-stop:
 	@contrib/demo/demo --stop
