@@ -20,8 +20,8 @@ use Torture::Findings;
 use Torture::Group;
 use Torture::Nemesis;
 
-my @WORKLOADS = qw(Inserts Storm);
-my @NEMESES = qw(Kill Partition);
+my @WORKLOADS = qw(Inserts Bank Storm Edits Appends Moves);
+my @NEMESES = qw(Kill Pause Crash Partition Clock Disk Damage);
 
 # Seconds that things may take before it is called a finding that they have not happened.
 my $PROGRESS_SECONDS = 120;
@@ -128,8 +128,7 @@ sub progress
 			push @failures, "no success within $PROGRESS_SECONDS s of " . join(', ', map { $_->[0]{journal} } @waiting);
 			return 0;
 		}
-		$group->keep_running;
-		died_read();
+		tend();
 		sleep 0.1;
 	}
 	return 1;
@@ -181,6 +180,16 @@ sub died_read
 	push @failures, @lines;
 }
 
+# What the conductor does while others are at work.
+sub tend
+{
+	my @started_again = $group->keep_running;
+
+	say_progress("started again by the conductor: @started_again") if @started_again;
+	$_->tend($group) foreach @nemeses;
+	died_read();
+}
+
 # Faults for some time.
 sub faults_by_time
 {
@@ -189,9 +198,7 @@ sub faults_by_time
 	@running = map { my $nemesis = $_; process(sub { $nemesis->run($group) }) } @nemeses;
 	while (time < $end && !@failures)
 	{
-		my @started_again = $group->keep_running;
-		say_progress("started again by the conductor: @started_again") if @started_again;
-		died_read();
+		tend();
 		sleep 0.2;
 	}
 	processes_end(60, splice @running);
@@ -239,6 +246,12 @@ sub judge
 	return (\%found, \%journal);
 }
 
+sub first_of
+{
+	my ($n, @list) = @_;
+	return @list > $n ? (@list[ 0 .. $n - 1 ], 'and ' . (@list - $n) . ' more') : @list;
+}
+
 # The table. Returns whether nothing was found.
 sub report
 {
@@ -279,6 +292,7 @@ END
 		my $status = $?;
 		processes_end(5, @running, map { $_->{pid} } @clients);
 		$group->stop if $group;
+		$group->keep if $group && $status;
 		$? = $status;
 	}
 }
@@ -292,11 +306,11 @@ open my $file, '>', "$option{work}/conductor" or die "conductor: $!\n";
 print $file $$;
 close $file;
 my ($tools, $faketime) = tools_make();
-my $wants_clock = grep { $_->name eq 'clock' } @nemeses;
+my %asked = map { $_->name => 1 } @nemeses;
 my @lines;
 $group = Torture::Group->new(work => $option{work}, bin => $option{bin}, tools => $tools, nodes => $option{nodes},
-	schema => join('', map { $_->schema } @workloads), faked_clock => $wants_clock ? $faketime : undef,
-	disks => $option{disks});
+	schema => join('', map { $_->schema } @workloads), faked_clock => $asked{clock} ? $faketime : undef,
+	disks => $asked{disk} ? $option{disks} : undef);
 @nemeses = grep {
 	my $lacking = $_->lacking($group);
 	push @lines, sprintf("%-12s %8s  %s", $_->name, 'skipped', $lacking) if $lacking;
@@ -316,6 +330,7 @@ my $healed = time;
 progress() unless @failures;
 processes_end(60, map { $_->{pid} } splice @clients);
 died_read();
+push @failures, first_of(5, $group->crashes);
 my ($found, $journal) = ({}, {});
 if (eval { $group->sync($SYNC_SECONDS); 1 })
 {

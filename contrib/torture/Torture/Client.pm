@@ -74,8 +74,9 @@ sub session
 sub transact
 {
 	my ($self, $name, $id, $sql) = @_;
-	my $session = $self->session($name) or return '';
 
+	@$self{qw(rows error sqlstate)} = ();
+	my $session = $self->session($name) or return '';
 	$self->note("? $id");
 	my $outcome = $self->query($name, $session, $sql);
 	$self->note("+ $id") if $outcome eq 'ok';

@@ -31,8 +31,7 @@ our %KIND = (
 	launcher => qr/^postgres: replp2p launcher/,
 	exchange => qr/^postgres: $PEER $DATABASE /,
 	client => qr/^postgres: $USER $DATABASE /,
-	server => qr/^postgres: (?:checkpointer|background writer|walwriter|autovacuum)/,
-	postmaster => qr/^\S*postgres -D /);
+	server => qr/^postgres: (?:checkpointer|background writer|walwriter|autovacuum)/);
 
 # Options: work (folder), bin, name, fsync, environment (hash ref).
 sub new
@@ -160,11 +159,14 @@ sub pids
 	return grep { $title{$_} =~ $KIND{$kind} } keys %title;
 }
 
-# Does its postmaster run?
-sub runs
+# Process id of its postmaster; undef if it does not run. Titles don't tell: a process that the
+# postmaster has just forked still has that of its parent.
+sub postmaster
 {
 	my ($self) = @_;
-	return scalar $self->pids('postmaster');
+	open my $file, '<', "$self->{data}/postmaster.pid" or return undef;
+	my ($pid) = (<$file> // '') =~ /^(\d+)$/;
+	return defined $pid && (readlink("/proc/$pid/cwd") // '') eq $self->{data} ? $pid : undef;
 }
 
 # Wait until nothing of it is left; dies if somebody outlives the postmaster by far.

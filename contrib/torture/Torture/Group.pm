@@ -122,6 +122,7 @@ sub link_all
 		die "the nodes do not find each other by their links\n" if time > $deadline;
 		sleep 0.1;
 	}
+	$self->{node_id}{ $_->name } = $_->value('SELECT node_id FROM replp2p.stat_members WHERE self') foreach $self->clusters;
 }
 
 # Does each link carry something, and does each node see all others?
@@ -183,7 +184,7 @@ sub keep_running
 	foreach my $cluster ($self->clusters)
 	{
 		$cluster->locked_now(sub {
-			return if $cluster->runs;
+			return if $cluster->postmaster;
 			$cluster->start_again;
 			push @started, $cluster->name;
 		});
@@ -234,6 +235,24 @@ SQL
 	return @found;
 }
 
+# What the servers' logs say of errors in the code: failed assertions, crashes that no nemesis made.
+sub crashes
+{
+	my ($self) = @_;
+	my @found;
+
+	foreach my $cluster ($self->clusters)
+	{
+		open my $file, '<', $cluster->{log} or next;
+		while (my $line = <$file>)
+		{
+			chomp $line;
+			push @found, $cluster->name . ": $line" if $line =~ /TRAP: |PANIC: |terminated by signal (?!9:)|XX000/;
+		}
+	}
+	return @found;
+}
+
 # End everything, at once; fast: keep what a human may want to look at.
 sub stop
 {
@@ -249,6 +268,19 @@ sub stop
 		kill 'KILL', keys %{ { $cluster->processes } };
 	}
 	$self->{links}->stop if $self->{links};
+}
+
+# Keep change logs that are in a file system which ends with us.
+sub keep
+{
+	my ($self) = @_;
+
+	foreach my $cluster ($self->{disks} ? $self->clusters : ())
+	{
+		my $folder = "$cluster->{data}/replp2p";
+		unlink $folder;
+		system('cp', '-a', "$self->{disks}/" . $cluster->name, $folder);
+	}
 }
 
 1;

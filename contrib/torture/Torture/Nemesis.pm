@@ -5,6 +5,7 @@
 #	fault($group)	make one fault and mend it as far as it does not mend itself; returns what it was
 #	rest			seconds between two faults, at most
 #	per_round($group)	faults in a round, if the run is counted in rounds
+#	tend($group)	called by the conductor now and then, while clients are at work
 #	heal($group)	mend whatever may be left of it; called by the conductor at the end
 #
 # Each runs in a process of its own, so that faults meet. It writes one line for each to its record.
@@ -25,6 +26,7 @@ sub new
 sub lacking { return undef }
 sub rest { return 2 }
 sub per_round { return 1 }
+sub tend { }
 sub heal { }
 
 # Make faults until TERM comes or the conductor is gone; the one under way is mended first.

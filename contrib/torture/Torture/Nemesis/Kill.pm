@@ -9,7 +9,7 @@ use parent 'Torture::Nemesis';
 
 use Torture::Cluster;
 
-my @KINDS = sort keys %Torture::Cluster::KIND;
+my @KINDS = ('postmaster', sort keys %Torture::Cluster::KIND);
 
 sub name { 'kill' }
 sub rest { 1.5 }
@@ -34,7 +34,7 @@ sub postmaster
 	my ($self, $cluster) = @_;
 
 	return Torture::Cluster::locked(sub {
-		my ($pid) = $cluster->pids('postmaster');
+		my $pid = $cluster->postmaster;
 		kill 'KILL', $pid if $pid;
 		$cluster->start_again;
 		return 'postmaster';
