@@ -2,7 +2,7 @@
 # everything at the end, has the checkers look, and prints one table. See README.md beside it.
 #
 #   torture.pl --work FOLDER --bin FOLDER [--nodes N] [--seconds S | --rounds R]
-#              [--nemeses a,b] [--workloads a,b] [--seed N] [--disks FOLDER]
+#              [--nemeses a,b] [--workloads a,b] [--seed N] [--disks FOLDER] [--conf LINES]
 #
 # Called by "run", which makes the folder, and takes it away or keeps it. Exit status: 0, nothing was
 # found; 1, something was; else it could not run.
@@ -29,7 +29,7 @@ my $SYNC_SECONDS = 300;
 
 my %option = (nodes => 3, seconds => 60, rounds => 0, nemeses => 'all', workloads => 'all',
 	seed => time % 1_000_000);
-GetOptions(\%option, qw(work=s bin=s nodes=i seconds=i rounds=i nemeses=s workloads=s seed=i disks=s))
+GetOptions(\%option, qw(work=s bin=s nodes=i seconds=i rounds=i nemeses=s workloads=s seed=i disks=s conf=s))
 	&& $option{work} && $option{bin} or die "torture.pl: wrong options\n";
 my $here = dirname(abs_path(__FILE__));
 my $started = time;
@@ -212,7 +212,15 @@ sub faults_by_rounds
 	{
 		foreach my $nemesis (@nemeses)
 		{
-			$nemesis->fault_recorded($group) foreach 1 .. $nemesis->per_round($group);
+			foreach (1 .. $nemesis->per_round($group))
+			{
+				# a server that is just starting has few processes to hit
+				until ($nemesis->fault_recorded($group))
+				{
+					tend();
+					sleep 0.1;
+				}
+			}
 		}
 		last unless progress();
 		say_progress("round $round") if $round % 10 == 0;
@@ -310,7 +318,7 @@ my %asked = map { $_->name => 1 } @nemeses;
 my @lines;
 $group = Torture::Group->new(work => $option{work}, bin => $option{bin}, tools => $tools, nodes => $option{nodes},
 	schema => join('', map { $_->schema } @workloads), faked_clock => $asked{clock} ? $faketime : undef,
-	disks => $asked{disk} ? $option{disks} : undef);
+	conf => $option{conf}, disks => $asked{disk} ? $option{disks} : undef);
 @nemeses = grep {
 	my $lacking = $_->lacking($group);
 	push @lines, sprintf("%-12s %8s  %s", $_->name, 'skipped', $lacking) if $lacking;

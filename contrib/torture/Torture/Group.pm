@@ -10,7 +10,8 @@ use Torture::Cluster;
 use Torture::Links;
 
 # Make clusters and group. Options: work, bin, tools (folder of compiled helpers), nodes
-# (their number), schema (SQL), faked_clock (the servers' clocks can be set).
+# (their number), schema (SQL), faked_clock (the library, if the servers' clocks are to be set), disks (folder
+# of small file systems for their change logs), conf (lines of their configuration).
 sub new
 {
 	my ($class, %option) = @_;
@@ -35,7 +36,11 @@ sub links { return $_[0]{links} }
 sub conf
 {
 	my ($self) = @_;
-	return <<'CONF' . ($self->{faked_clock} ? "checkpoint_timeout = 1d\n" : "checkpoint_timeout = 30s\n");
+	# a step of the clock would bring a checkpoint
+	my $checkpoints = $self->{faked_clock} ? '1d' : '30s';
+
+	return <<"CONF" . ($self->{conf} // '') . "\n";
+checkpoint_timeout = $checkpoints
 replp2p.gossip_interval = 200ms
 replp2p.connect_timeout = 2s
 replp2p.dead_after = 3s

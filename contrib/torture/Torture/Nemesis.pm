@@ -46,13 +46,14 @@ sub run
 	}
 }
 
+# Make a fault and record it; false: what it was to hit was not there.
 sub fault_recorded
 {
 	my ($self, $group) = @_;
-	my $what = $self->fault($group) or return;
+	my $what = $self->fault($group) or return 0;
 
 	open my $file, '>>', $self->{record} or die "$self->{record}: $!\n";
-	syswrite($file, "$what\n");
+	return syswrite($file, "$what\n");
 }
 
 # Let a fault last for so many seconds, less if the end of the run comes.
