@@ -47,16 +47,16 @@ rp_conflict_record(RpApplyTransaction *txn, const RpConflictRecord *record)
 	static const char *insert =
 		"INSERT INTO replp2p.conflict_history (relation, conflict_type, resolution, key,"
 		" local_row, remote_row, applied_row, local_slot, local_seq, local_stamp,"
-		" remote_slot, remote_seq, remote_stamp, relationship)"
+		" remote_slot, remote_seq, remote_stamp, relationship, message)"
 		" SELECT $1, $2, $3, (SELECT pg_catalog.jsonb_object_agg(k.key, k.value)"
 		"  FROM pg_catalog.jsonb_each(pg_catalog.to_jsonb($4)) AS k WHERE k.key = ANY ($14)),"
 		" pg_catalog.to_jsonb($5), pg_catalog.to_jsonb($6), pg_catalog.to_jsonb($7),"
-		" $8, $9, $10, $11, $12, $13, 'concurrent'";
+		" $8, $9, $10, $11, $12, $13, 'concurrent', $15";
 	Oid			row_type = record->open->rel->rd_rel->reltype;
 	Oid			types[] = {OIDOID, TEXTOID, TEXTOID, row_type, row_type, row_type, row_type,
-		INT2OID, INT8OID, INT8OID, INT2OID, INT8OID, INT8OID, TEXTARRAYOID};
-	Datum		values[14];
-	char		nulls[14];
+		INT2OID, INT8OID, INT8OID, INT2OID, INT8OID, INT8OID, TEXTARRAYOID, TEXTOID};
+	Datum		values[15];
+	char		nulls[15];
 	Datum		names[INDEX_MAX_KEYS];
 	RpRelationMap *map = record->open->map;
 	Oid			save_user;
@@ -65,7 +65,8 @@ rp_conflict_record(RpApplyTransaction *txn, const RpConflictRecord *record)
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = ObjectIdGetDatum(map->relid);
 	values[1] = CStringGetTextDatum(p2p_conflict_name(record->conflict));
-	values[2] = CStringGetTextDatum(record->incoming_wins ? "apply_remote" : "keep_local");
+	values[2] = CStringGetTextDatum(record->resolution ? record->resolution :
+									record->incoming_wins ? "apply_remote" : "keep_local");
 	values[3] = row_datum(record->open, record->key, &nulls[3]);
 	values[4] = row_datum(record->open, record->local_row, &nulls[4]);
 	values[5] = row_datum(record->open, record->remote_row, &nulls[5]);
@@ -82,6 +83,9 @@ rp_conflict_record(RpApplyTransaction *txn, const RpConflictRecord *record)
 		names[k] = CStringGetTextDatum(NameStr(TupleDescAttr(RelationGetDescr(record->open->rel),
 															 map->key_attnos[k])->attname));
 	values[13] = PointerGetDatum(construct_array(names, map->nkeys, TEXTOID, -1, false, TYPALIGN_INT));
+	values[14] = CStringGetTextDatum(record->message ? record->message : "");
+	if (record->message == NULL)
+		nulls[14] = 'n';
 
 	GetUserIdAndSecContext(&save_user, &save_sec);
 	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, save_sec & ~SECURITY_RESTRICTED_OPERATION);
