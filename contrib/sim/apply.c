@@ -87,11 +87,13 @@ apply_step(Node *node)
 		case APPLY_IDLE:
 			if (node->shared.wanted_generation != node->shared.loaded_generation)
 				members_load(node);
-			if (random_chance(&node->random, 3))
+			if (random_chance(&node->random, node->trim_chance / 4))
 				keyindex_sweep(node);
 			return transaction_choose(node);
 		case APPLY_WORKS:
-			if (a->subop == a->nsubops)
+			if (random_below(&node->random, 10000) < node->error_chance)
+				apply_abort(node);
+			else if (a->subop == a->nsubops)
 				transaction_commit(node);
 			else if (subop_step(node))
 				a->blocked = 0;
@@ -134,6 +136,7 @@ transaction_choose(Node *node)
 
 		if (origin == node->index || node->shared.members[origin] == MEMBER_FREE ||
 			node->shared.stored[origin] <= a->applied[origin] ||
+			(world.tick < node->paused[origin] && !world.ending) ||
 			(node->shared.members[origin] == MEMBER_LEFT &&
 			 a->applied[origin] >= node->shared.left_seq[origin]))
 			continue;

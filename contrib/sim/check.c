@@ -49,6 +49,21 @@ touches(const Local *local, uint32_t table, uint32_t key)
 	return false;
 }
 
+/* Do two transactions touch the same key? */
+bool
+locals_meet(const Local *a, const Local *b)
+{
+	for (uint32_t t = 0; t < NTABLES; t++)
+	{
+		for (uint32_t k = 0; k < MAX_KEYS; k++)
+		{
+			if (touches(a, t, k) && touches(b, t, k))
+				return true;
+		}
+	}
+	return false;
+}
+
 /* What a transaction leaves of a key that it touches. */
 bool
 local_result(const Local *local, uint32_t table, uint32_t key, bool *exists, uint32_t *value)

@@ -57,7 +57,7 @@ gossip_step(Node *node)
 			stability_step(node);
 			break;
 		case 3:
-			if (random_chance(&node->random, 20))
+			if (random_chance(&node->random, node->trim_chance))
 			{
 				log_trim(node);
 				versions_trim(node);

@@ -20,6 +20,9 @@ static void node_make(Random *r, Node *node);
 static Event *event_add(Random *r, EventKind kind);
 static void client_make(Random *r, Event *event);
 static void faults_make(Random *r, uint32_t percent);
+static void flapping_make(Random *r);
+static void overtaken_make(Random *r);
+static void lame_join_make(Random *r);
 static int	event_compare(const void *a, const void *b);
 
 /* What kinds of operations this seed prefers: weights of insert, update, delete, move, truncate. */
@@ -37,7 +40,7 @@ schedule_make(uint64_t seed)
 	profile_make(&r);
 	for (uint32_t i = 0; i < MAX_NODES; i++)
 		node_make(&r, &world.nodes[i]);
-	ntransactions = 6 + random_below(&r, 6 + random_below(&r, 60));
+	ntransactions = 6 + random_below(&r, 6 + random_below(&r, random_chance(&r, 20) ? 140 : 60));
 	world.profile.horizon = 400 + ntransactions * world.profile.nnodes *
 		(2 + random_below(&r, 16));
 	for (uint32_t i = 0; i < ntransactions; i++)
@@ -54,6 +57,7 @@ profile_make(Random *r)
 	static const int64_t ticks[] = {1, 10, 1000, 10000};
 
 	p->nnodes = 3 + random_below(r, random_chance(r, 30) ? 5 : 2);
+	p->joins = random_chance(r, 25) ? 8 : 1;
 	p->nkeys = 1 + random_below(r, MAX_KEYS);
 	p->ntables = 1 + random_below(r, NTABLES);
 	p->loss = random_chance(r, 50) ? 0 : random_below(r, 40);
@@ -92,6 +96,8 @@ node_make(Random *r, Node *node)
 		node->weights[w] = 1u << random_below(r, 6);
 	node->run_on = random_below(r, 90);
 	node->batch_size = 1 + random_below(r, 4);
+	node->trim_chance = random_chance(r, 50) ? 12 : 100;
+	node->error_chance = random_chance(r, 70) ? 0 : random_below(r, 1000);
 }
 
 static Event *
@@ -103,6 +109,7 @@ event_add(Random *r, EventKind kind)
 		world.nevents++;
 	memset(event, 0, sizeof(*event));
 	event->kind = (uint8_t) kind;
+	event->order = world.nevents;
 	event->node = (uint8_t) random_below(r, world.profile.nnodes);
 	event->tick = 1 + random_below(r, world.profile.horizon);
 	return event;
@@ -150,7 +157,7 @@ faults_make(Random *r, uint32_t percent)
 
 		if (!random_chance(r, percent))
 			continue;
-		switch (random_below(r, 13))
+		switch (random_below(r, 12 + world.profile.joins))
 		{
 			case 0:
 			case 1:
@@ -158,15 +165,18 @@ faults_make(Random *r, uint32_t percent)
 			case 3:
 				event = event_add(r, EVENT_CRASH);
 				event->power = random_chance(r, 50);
+				event->peer = (uint8_t) (random_chance(r, 50) ? ARM_NONE : random_below(r, ARMS));
 				event->amount = 1 + random_below(r, 1 + span / 8);
 				break;
 			case 4:
+				flapping_make(r);
+				break;
 			case 5:
 			case 6:
 				event = event_add(r, EVENT_CUT);
-				event->peer = random_chance(r, 50) ? NONE :
-					(uint8_t) random_below(r, world.profile.nnodes);
-				event->amount = random_chance(r, 30);
+				event->amount = random_below(r, 3);
+				event->peer = event->amount == 2 ? (uint8_t) (1 + random_below(r, 126)) :
+					random_chance(r, 50) ? NONE : (uint8_t) random_below(r, world.profile.nnodes);
 				break;
 			case 7:
 			case 8:
@@ -179,22 +189,91 @@ faults_make(Random *r, uint32_t percent)
 					event->amount /= 10000;
 				break;
 			case 10:
-				event = event_add(r, EVENT_JOIN);
-				event->tick /= 2;
-				break;
-			case 11:
 				event = event_add(r, EVENT_WORKER);
 				event->amount = random_below(r, 3);
 				break;
-			default:
+			case 11:
 				event = event_add(r, EVENT_SPEED);
 				event->peer = (uint8_t) random_below(r, 5);
 				event->amount = 1 + random_below(r, 32);
 				break;
+			default:
+				event = event_add(r, EVENT_JOIN);
+				event->tick = 1 + event->tick * 3 / 4;
+				break;
 		}
 	}
+	if (world.profile.joins > 1 && random_chance(r, 50))
+		lame_join_make(r);
+	if (random_chance(r, 8))
+		overtaken_make(r);
 	if (random_chance(r, percent / 4))
 		(void) event_add(r, EVENT_LEAVE);
+}
+
+/* Capture is slow everywhere, and a node crashes when apply overtakes it. */
+static void
+overtaken_make(Random *r)
+{
+	static const uint8_t weights[] = {8, 1, 64, 16, 32};
+
+	for (uint32_t n = 0; n < world.profile.nnodes; n++)
+	{
+		Event	   *crash = event_add(r, EVENT_CRASH);
+
+		crash->node = (uint8_t) n;
+		crash->peer = ARM_OVERTAKEN;
+		crash->power = true;
+		crash->tick = 1;
+		crash->amount = 1 + random_below(r, 200);
+		for (uint32_t w = 1; w < 3; w++)
+		{
+			Event	   *speed = event_add(r, EVENT_SPEED);
+
+			speed->node = (uint8_t) n;
+			speed->peer = (uint8_t) w;
+			speed->amount = weights[w];
+			speed->tick = 1;
+		}
+	}
+}
+
+/* Somebody joins by a node that leaves one origin alone for a while. */
+static void
+lame_join_make(Random *r)
+{
+	Event	   *pause = event_add(r, EVENT_PAUSE);
+	Event	   *join = event_add(r, EVENT_JOIN);
+
+	pause->tick = 1 + pause->tick / 2;
+	pause->peer = (uint8_t) random_below(r, world.profile.nnodes);
+	pause->amount = 200 + random_below(r, world.profile.horizon / 2);
+	join->node = pause->node;
+	join->tick = pause->tick + random_below(r, (uint32_t) pause->amount);
+}
+
+/* A link that comes and goes. */
+static void
+flapping_make(Random *r)
+{
+	uint32_t	node = random_below(r, world.profile.nnodes);
+	uint32_t	peer = random_chance(r, 50) ? NONE : random_below(r, world.profile.nnodes);
+	uint32_t	tick = 1 + random_below(r, world.profile.horizon);
+	uint32_t	times = 2 + random_below(r, 5);
+
+	for (uint32_t i = 0; i < times; i++)
+	{
+		Event	   *cut = event_add(r, EVENT_CUT);
+		Event	   *heal;
+
+		cut->node = (uint8_t) node;
+		cut->peer = (uint8_t) peer;
+		cut->tick = tick;
+		tick += 1 + random_below(r, 60);
+		heal = event_add(r, EVENT_HEAL);
+		heal->tick = tick;
+		tick += 1 + random_below(r, 60);
+	}
 }
 
 static int
@@ -203,7 +282,9 @@ event_compare(const void *a, const void *b)
 	const Event *x = a;
 	const Event *y = b;
 
-	return x->tick < y->tick ? -1 : x->tick > y->tick;
+	if (x->tick != y->tick)
+		return x->tick < y->tick ? -1 : 1;
+	return x->order < y->order ? -1 : x->order > y->order;
 }
 
 /* Print what is left of the schedule. */
@@ -212,7 +293,7 @@ schedule_print(void)
 {
 	static const char *const kinds[] = {"insert", "update", "delete", "move", "truncate"};
 	static const char *const names[] = {"client", "crash", "cut", "heal", "clock", "join", "leave",
-		"worker ends", "speed"};
+		"worker ends", "speed", "pause"};
 	const Profile *p = &world.profile;
 
 	printf("schedule: %u nodes, %u ticks of %ld us, skew up to %ld us, loss %u %%, duplicates %u %%\n",
@@ -237,7 +318,7 @@ schedule_print(void)
 			}
 		}
 		else if (e->kind == EVENT_CRASH)
-			printf("%s, for %ld ticks", e->power ? " (power)" : "", (long) e->amount);
+			printf("%s at moment %u, for %ld ticks", e->power ? " (power)" : "", e->peer, (long) e->amount);
 		else if (e->kind != EVENT_HEAL && e->kind != EVENT_JOIN && e->kind != EVENT_LEAVE)
 			printf(" peer %u amount %ld", e->peer, (long) e->amount);
 		printf("\n");

@@ -23,8 +23,8 @@
 #define MAX_OPS 4				/* of one transaction */
 #define MAX_SUBOPS (2 * MAX_OPS)
 #define MAX_EFFECTS (MAX_OPS * MAX_KEYS + 2)
-#define MAX_SESSIONS 4			/* clients of one node at once */
-#define MAX_EVENTS 160
+#define MAX_SESSIONS 5			/* clients of one node at once */
+#define MAX_EVENTS 200
 #define MAX_WAL 4096			/* records of one node */
 #define MAX_SEQ 512				/* transactions of one origin */
 #define MAX_XIDS 4096
@@ -457,6 +457,12 @@ typedef struct Node
 	Join		join;
 	Session		sessions[MAX_SESSIONS];
 	uint32_t	restart_tick;	/* while down */
+	uint8_t		armed;			/* crash when this comes to be: ARM_... */
+	bool		armed_power;
+	uint32_t	armed_ticks;
+	uint32_t	paused[MAX_NODES];	/* apply leaves an origin alone until this tick */
+	uint32_t	trim_chance;	/* percent */
+	uint32_t	error_chance;	/* per ten thousand steps of apply */
 	uint32_t	leave_barrier;
 
 	/* the truth: the greatest version of all applied, in the order of the WAL; and what a copy began with */
@@ -493,8 +499,15 @@ typedef struct Message
 typedef enum EventKind
 {
 	EVENT_CLIENT, EVENT_CRASH, EVENT_CUT, EVENT_HEAL, EVENT_CLOCK, EVENT_JOIN, EVENT_LEAVE,
-	EVENT_WORKER, EVENT_SPEED
+	EVENT_WORKER, EVENT_SPEED, EVENT_PAUSE
 } EventKind;
+
+/* Moments at which a crash is worth more than at others. */
+enum
+{
+	ARM_NONE, ARM_CAPTURED, ARM_APPENDED, ARM_SYNCED, ARM_APPLIED, ARM_STORED, ARM_APPLYING,
+	ARM_COPYING, ARM_OVERTAKEN, ARMS
+};
 
 /* Something that happens to the group from outside. */
 typedef struct Event
@@ -506,6 +519,7 @@ typedef struct Event
 	bool		async;
 	bool		power;			/* crash: of the machine; else of the server alone */
 	bool		deleted;		/* by the shrinker */
+	uint32_t	order;			/* among those of one tick */
 	uint32_t	tick;
 	int64_t		amount;
 	Op			ops[MAX_OPS];
@@ -516,6 +530,7 @@ typedef struct Profile
 {
 	uint32_t	nnodes;
 	uint32_t	nkeys;
+	uint32_t	joins;			/* weight of joins among the faults */
 	uint32_t	ntables;
 	uint32_t	horizon;
 	uint32_t	loss;			/* percent */
@@ -662,6 +677,7 @@ void		winner_find(uint32_t table, uint32_t key, const uint32_t *vector, Local **
 void		check_progress(const Node *node, uint32_t origin, uint32_t seq);
 void		check_end(void);
 bool		quiet(char *why, size_t size);
+bool		locals_meet(const Local *a, const Local *b);
 void		top_raise(Node *node, Local *local);
 bool		local_result(const Local *local, uint32_t table, uint32_t key, bool *exists, uint32_t *value);
 

@@ -62,6 +62,8 @@ node_init(Node *node, uint32_t index, uint8_t status)
 	memset(node->wal_vector, 0, sizeof(node->wal_vector));
 	node->wal_greatest = 0;
 	node->leave_barrier = 0;
+	node->armed = ARM_NONE;
+	memset(node->paused, 0, sizeof(node->paused));
 }
 
 /* Append a record; returns its end. The truth about it is noted beside. */
@@ -203,6 +205,7 @@ node_crash(Node *node, bool power)
 			node->wal[i].local->lost = true;
 	}
 	node->up = false;
+	node->armed = ARM_NONE;
 	node->life++;
 	node->nwal = node->flushed;
 	node->next_xid = node->disk.next_xid;

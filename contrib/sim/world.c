@@ -24,6 +24,8 @@ static void begin(void);
 static void event_happen(const Event *event);
 static void step_one(void);
 static void node_step(Node *node, uint32_t worker);
+static bool crash_is_due(const Node *node);
+static bool is_overtaken(const Node *node);
 static void message_arrive(uint32_t which);
 static void finish(void);
 
@@ -125,12 +127,26 @@ event_happen(const Event *event)
 		case EVENT_CRASH:
 			if (!node->up || node->status == STATUS_GONE)
 				break;
+			if (event->peer != ARM_NONE)
+			{
+				node->armed = event->peer;
+				node->armed_power = event->power;
+				node->armed_ticks = (uint32_t) event->amount;
+				break;
+			}
 			node_crash(node, event->power);
 			node->restart_tick = world.tick + (uint32_t) event->amount;
 			break;
 		case EVENT_CUT:
 			for (uint32_t i = 0; i < MAX_NODES; i++)
 			{
+				if (event->amount == 2)
+				{
+					/* two halves, by the bits of peer */
+					for (uint32_t j = 0; j < MAX_NODES; j++)
+						world.cut[i][j] |= ((event->peer >> (i % 8)) & 1) != ((event->peer >> (j % 8)) & 1);
+					continue;
+				}
 				if (event->peer != NONE && i != event->peer)
 					continue;
 				world.cut[event->node][i] = true;
@@ -172,6 +188,11 @@ event_happen(const Event *event)
 			}
 			else
 				apply_stop(node);
+			break;
+		case EVENT_PAUSE:
+			node->paused[event->peer] = world.tick + (uint32_t) event->amount;
+			TRACE("node %u does not apply what node %u makes for %ld ticks", event->node, event->peer,
+				  (long) event->amount);
 			break;
 		case EVENT_SPEED:
 			node->weights[event->peer] = (uint32_t) event->amount;
@@ -256,8 +277,60 @@ node_step(Node *node, uint32_t worker)
 				}
 				break;
 		}
+		if (node->armed != ARM_NONE && crash_is_due(node))
+		{
+			node_crash(node, node->armed_power);
+			node->restart_tick = world.tick + node->armed_ticks;
+		}
 		if (!node->up || !random_chance(&node->random, node->run_on))
 			return;
+	}
+}
+
+/* Is something captured that is not durable, and a greater version of its key is, which was applied later? */
+static bool
+is_overtaken(const Node *node)
+{
+	const Capture *c = &node->capture;
+	const Wal  *last = node->nwal > 0 ? &node->wal[node->nwal - 1] : NULL;
+
+	if (last == NULL || last->kind != WAL_REMOTE || node->nwal != node->flushed ||
+		c->stage == CAPTURE_DOWN || c->stage > CAPTURE_APPENDED)
+		return false;
+	for (uint32_t i = 0; i < c->npending; i++)
+	{
+		const Local *local = world.flushed[node->index][c->pending[i].seq - 1];
+
+		if (!local->registered && local->version.stamp < last->stamp && locals_meet(local, last->local))
+			return true;
+	}
+	return false;
+}
+
+/* Has the moment come that a crash waits for? */
+static bool
+crash_is_due(const Node *node)
+{
+	switch (node->armed)
+	{
+		case ARM_CAPTURED:
+			return node->capture.stage == CAPTURE_READS && node->capture.nbody > 0;
+		case ARM_APPENDED:
+			return node->capture.stage == CAPTURE_APPENDED;
+		case ARM_SYNCED:
+			return node->capture.stage == CAPTURE_SYNCED && node->capture.npending > 0;
+		case ARM_APPLIED:
+			return node->nwal > node->flushed && node->wal[node->nwal - 1].kind == WAL_REMOTE;
+		case ARM_STORED:
+			return node->gossip.dirty;
+		case ARM_APPLYING:
+			return node->apply.stage == APPLY_WORKS && node->apply.subop > 0;
+		case ARM_COPYING:
+			return node->join.stage == JOIN_COPIES || node->join.stage == JOIN_READ;
+		case ARM_OVERTAKEN:
+			return is_overtaken(node);
+		default:
+			return false;
 	}
 }
 

@@ -37,7 +37,8 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "p2p_clock.h"
+#include "p2p_follow.h"
+#include "p2p_member.h"
 
 #include "apply_internal.h"
 #include "barrier.h"
@@ -85,7 +86,8 @@ static void handlers_load(void);
 static void indexes_load(void);
 static bool turn(int slot);
 static bool apply_next(int slot);
-static bool deps_are_covered(const P2pVector *deps, int slot);
+static uint64_t applied_seq_of(void *arg, const P2pOrigin *origin);
+static bool is_after_leave(int slot, uint64 seq);
 static bool is_held(P2pStamp stamp);
 static void transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps);
 static void transaction_failed(int slot);
@@ -222,8 +224,15 @@ wait_until_ready(void)
 		SpinLockAcquire(&node->vector_lock);
 		ready &= node->capture_ready;
 		for (int slot = 1; slot < node->nmembers && ready; slot++)
-			ready = node->members[slot].stored_seq >= Max(node->members[slot].required_seq,
-														  node->members[slot].applied_seq);
+		{
+			P2pMemberLog log = {
+				.stored_seq = node->members[slot].stored_seq,
+				.applied_seq = node->members[slot].applied_seq,
+				.required_seq = node->members[slot].required_seq
+			};
+
+			ready = p2p_member_tables_are_covered(&log);
+		}
 		SpinLockRelease(&node->vector_lock);
 		if (ready)
 			return;
@@ -321,7 +330,8 @@ apply_next(int slot)
 		P2pBegin	begin;
 		const P2pVector *deps;
 
-		if (!rp_stream_peek(origins[slot].stream, origins[slot].applied_seq, &begin, &deps))
+		if (is_after_leave(slot, origins[slot].applied_seq + 1) ||
+			!rp_stream_peek(origins[slot].stream, origins[slot].applied_seq, &begin, &deps))
 			state_set(slot, RP_APPLY_IDLE);
 		else if (node->members[slot].paused)
 			state_set(slot, RP_APPLY_PAUSED);
@@ -330,7 +340,7 @@ apply_next(int slot)
 			state_set(slot, RP_APPLY_HELD);
 			wake_by(rp_monotonic_us() + HELD_RECHECK_MS * INT64CONST(1000));
 		}
-		else if (!deps_are_covered(deps, slot))
+		else if (!p2p_follow_deps(deps, &node->members[slot].origin, applied_seq_of, NULL))
 			state_set(slot, RP_APPLY_WAITING);
 		else
 		{
@@ -362,37 +372,37 @@ state_set(int slot, RpApplyState state)
 	SpinLockRelease(&node->vector_lock);
 }
 
-/* Is everything that the transaction's origin had applied when it committed applied here? */
-static bool
-deps_are_covered(const P2pVector *deps, int slot)
+/* Up to which seq is an origin applied here? Of this node: what capture has accounted for. */
+static uint64_t
+applied_seq_of(void *arg, const P2pOrigin *origin)
 {
-	for (uint32 i = 0; i < deps->count; i++)
-	{
-		const P2pVectorEntry *entry = &deps->entries[i];
-		int			other;
-		uint64		applied = 0;
+	uint64		applied = 0;
 
-		if (entry->seq == 0 || p2p_origin_equal(&entry->origin, &node->members[slot].origin))
+	(void) arg;
+	for (int slot = 0; slot < node->nmembers; slot++)
+	{
+		if (!p2p_origin_equal(origin, &node->members[slot].origin))
 			continue;
-		for (other = 0; other < node->nmembers; other++)
-		{
-			if (p2p_origin_equal(&entry->origin, &node->members[other].origin))
-				break;
-		}
-		if (other == node->nmembers)
-			return false;
-		if (other == RP_SELF)
-		{
-			SpinLockAcquire(&node->vector_lock);
-			applied = node->members[RP_SELF].captured_seq;
-			SpinLockRelease(&node->vector_lock);
-		}
-		else
-			applied = origins[other].applied_seq;
-		if (applied < entry->seq)
-			return false;
+		if (slot != RP_SELF)
+			return origins[slot].applied_seq;
+		SpinLockAcquire(&node->vector_lock);
+		applied = node->members[RP_SELF].captured_seq;
+		SpinLockRelease(&node->vector_lock);
 	}
-	return true;
+	return applied;
+}
+
+/* Has the origin left the group before it committed this one? Then nobody applies it. */
+static bool
+is_after_leave(int slot, uint64 seq)
+{
+	const RpMember *member = &node->members[slot];
+	bool		counts;
+
+	LWLockAcquire(&node->lock, LW_SHARED);
+	counts = p2p_follow_counts(member->status == RP_MEMBER_LEFT, member->left_seq, seq);
+	LWLockRelease(&node->lock);
+	return !counts;
 }
 
 /*
@@ -411,11 +421,9 @@ is_held(P2pStamp stamp)
 	offset = node->group_offset_us;
 	let_in = node->own_time;
 	SpinLockRelease(&node->vector_lock);
-	if (!p2p_clock_too_far_ahead(stamp, GetCurrentTimestamp() + offset, max_skew))
-		return false;
 	for (int slot = RP_SELF + 1; slot < node->nmembers; slot++)
 		let_in = Max(let_in, node->members[slot].accepted_stamp);
-	return p2p_clock_too_far_ahead(stamp, let_in, max_skew);
+	return p2p_follow_is_held(stamp, GetCurrentTimestamp() + offset, let_in, max_skew);
 }
 
 /* Have the session commit under the origin of slot. */

@@ -27,6 +27,7 @@
 #include "states.h"
 
 #include "p2p_clock.h"
+#include "p2p_member.h"
 
 static P2pNodePhase own_phase(RpNode *node);
 static bool copy_is_covered(RpNode *node);
@@ -174,7 +175,14 @@ copy_is_covered(RpNode *node)
 
 	SpinLockAcquire(&node->vector_lock);
 	for (int slot = RP_SELF + 1; slot < RP_MAX_MEMBERS && covered; slot++)
-		covered = node->members[slot].stored_seq >= node->members[slot].required_seq;
+	{
+		P2pMemberLog log = {
+			.stored_seq = node->members[slot].stored_seq,
+			.required_seq = node->members[slot].required_seq
+		};
+
+		covered = p2p_member_copy_is_covered(&log);
+	}
 	SpinLockRelease(&node->vector_lock);
 	return covered;
 }
