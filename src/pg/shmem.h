@@ -111,7 +111,6 @@ typedef struct RpMember
 	uint64		required_seq;	/* a joiner must store up to this before it applies; writer: rp_members_load */
 	P2pStamp	stored_stamp;	/* stamp of stored_seq; writer: as stored_seq */
 	P2pStamp	applied_stamp;	/* stamp of applied_seq; writer: as applied_seq */
-	uint64		log_bytes;		/* on disk; writer: as stored_seq */
 	RpApplyState apply_state;
 	char		apply_error[RP_ERROR_TEXT_SIZE];
 	TimestampTz apply_error_at;
