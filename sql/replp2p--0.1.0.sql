@@ -77,24 +77,32 @@ CREATE TABLE replp2p.excluded_tables (
 	relation oid PRIMARY KEY
 ) WITH (user_catalog_table = true);
 
--- The history behind the view conflicts; this node's own, not replicated.
+-- The history behind the view conflicts; this node's own, not replicated. Images are
+-- exact, {{column, value}, ...} (see rowimage.h); a side is r = row, d = delete.
 CREATE TABLE replp2p.conflict_history (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	detected_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-	relation oid NOT NULL,
+	relation oid NOT NULL,					-- 0: there was no such table here
 	conflict_type text NOT NULL,
 	resolution text NOT NULL,
+	detail text,
 	key jsonb,
+	key_image text[],
 	local_row jsonb,
+	local_image text[],
+	local_side "char",
 	remote_row jsonb,
+	remote_image text[],
+	remote_side "char",
 	applied_row jsonb,
+	loser "char" CHECK (loser IN ('l', 'r')),	-- local, remote; NULL: neither
 	local_slot smallint,
 	local_seq bigint,
 	local_stamp bigint,
 	remote_slot smallint NOT NULL,
 	remote_seq bigint NOT NULL,
 	remote_stamp bigint NOT NULL,
-	relationship text NOT NULL
+	relationship text NOT NULL CHECK (relationship IN ('before', 'after', 'concurrent'))
 );
 CREATE INDEX conflict_history_detected_at ON replp2p.conflict_history (detected_at);
 
@@ -387,7 +395,8 @@ CREATE VIEW replp2p.conflicts WITH (security_barrier) AS
 		   h.remote_seq,
 		   timestamptz '2000-01-01 00:00:00+00' + nullif(h.local_stamp, 0) * interval '1 microsecond' AS local_stamp,
 		   timestamptz '2000-01-01 00:00:00+00' + h.remote_stamp * interval '1 microsecond' AS remote_stamp,
-		   h.relationship
+		   h.relationship,
+		   h.detail
 	FROM replp2p.conflict_history h
 		 LEFT JOIN replp2p.members l ON l.slot = h.local_slot
 		 LEFT JOIN replp2p.members r ON r.slot = h.remote_slot
@@ -400,15 +409,20 @@ CREATE VIEW replp2p.conflicts WITH (security_barrier) AS
 COMMENT ON VIEW replp2p.conflicts IS
 'truly concurrent changes that this node decided, with both rows; only of tables that the reader may select from; kept for replp2p.conflict_history_days';
 
+CREATE FUNCTION replp2p.get_stat_conflicts(
+	OUT relation regclass,
+	OUT conflict_type text,
+	OUT count bigint,
+	OUT last_detected_at timestamptz,
+	OUT stats_reset timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'rp_get_stat_conflicts';
+COMMENT ON FUNCTION replp2p.get_stat_conflicts() IS 'the rows behind the view stat_conflicts';
+
 CREATE VIEW replp2p.stat_conflicts AS
-	SELECT h.relation::regclass AS relation,
-		   h.conflict_type,
-		   count(*) AS count,
-		   max(h.detected_at) AS last_detected_at
-	FROM replp2p.conflict_history h
-	GROUP BY h.relation, h.conflict_type;
+	SELECT * FROM replp2p.get_stat_conflicts();
 COMMENT ON VIEW replp2p.stat_conflicts IS
-'conflicts per table and type, counted in the history: so only as far back as it is kept';
+'how many conflicts this node has met per table and type since stats_reset, however long the history is; kept over a clean shutdown, reset by a crash and by stat_reset(); relation is NULL for tables beyond the first thousand';
 
 --
 -- What is replicated.
@@ -570,7 +584,8 @@ GRANT EXECUTE ON FUNCTION
 	replp2p.get_stat_links(),
 	replp2p.get_stat_server(),
 	replp2p.get_stat_log(),
-	replp2p.get_stat_join()
+	replp2p.get_stat_join(),
+	replp2p.get_stat_conflicts()
 	TO pg_monitor;
 GRANT SELECT ON
 	replp2p.stat_members,

@@ -88,11 +88,18 @@ void		rp_row_insert_anyway(RpOpenRelation *open);
 void		rp_row_update(RpOpenRelation *open);
 void		rp_row_delete(RpOpenRelation *open, TupleTableSlot *row);
 
-/* conflict_history.c: write one row of history in the transaction. Slots may be NULL; local NULL = ancient. */
+/*
+ * conflict_history.c: write one row of history in the transaction, and count it. Slots may be NULL:
+ * the side was a delete. local.seq 0 = ancient.
+ */
 typedef struct RpConflictRecord
 {
 	P2pConflict conflict;
-	bool		incoming_wins;
+	const char *type;			/* NULL: by conflict */
+	const char *resolution;		/* NULL: by incoming_wins */
+	const char *detail;			/* for people; may be NULL */
+	bool		incoming_wins;	/* else revert_conflict() puts remote_row back */
+	bool		none_lost;		/* what stands is made of both sides: nothing to revert */
 	RpOpenRelation *open;
 	TupleTableSlot *key;
 	TupleTableSlot *local_row;

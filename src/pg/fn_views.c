@@ -501,6 +501,7 @@ rp_stat_reset(PG_FUNCTION_ARGS)
 		m->link_errors = 0;
 		SpinLockRelease(&node->vector_lock);
 	}
+	rp_conflict_counts_reset(&node->conflict_counts);
 	node->stats_reset = GetCurrentTimestamp();
 	LWLockRelease(&node->lock);
 	PG_RETURN_VOID();

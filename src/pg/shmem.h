@@ -27,6 +27,7 @@
 #include "storage/spin.h"
 #include "utils/timestamp.h"
 
+#include "conflict_counts.h"
 #include "p2p_message.h"
 #include "p2p_vector.h"
 
@@ -237,6 +238,8 @@ typedef struct RpNode
 
 	/* Lock: vector_lock. Writer: serving backends. */
 	RpRefusal	refusals[RP_REFUSAL_SLOTS];
+
+	RpConflictCounts conflict_counts;	/* see there */
 
 	TimestampTz stats_reset;
 	RpNodeStats stats;
