@@ -248,6 +248,13 @@ change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableS
 				return false;
 			if (insert_is_overruled(txn, open, op, key))
 				return true;
+			/* it may have made known a local delete, which loses, but is a conflict all the same */
+			if (decision.conflict == P2P_NO_CONFLICT &&
+				rp_keyindex_tombstone(open->map->relid, hash, &record.local))
+			{
+				here.tombstone = version_of(txn, &record.local);
+				record.conflict = p2p_resolve(op, &txn->version, txn->deps, &here).conflict;
+			}
 			break;
 		case P2P_UPDATE_ROW:
 			rp_row_update(open);
@@ -258,7 +265,7 @@ change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableS
 	}
 	if (decision.remember)
 		rp_keyindex_put(hash, &txn->slot_version, false);
-	if (decision.conflict != P2P_NO_CONFLICT)
+	if (record.conflict != P2P_NO_CONFLICT)
 		rp_conflict_record(txn, &record);
 	CommandCounterIncrement();
 	return true;
