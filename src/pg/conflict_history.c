@@ -42,7 +42,7 @@
 static int64 unpruned = 0;
 
 static void image_of(const RpConflictRecord *record, TupleTableSlot *slot, bool key_only,
-					 RpImage *image);
+					 RpRowImage *image);
 static const char *relationship_of(RpApplyTransaction *txn, const RpSlotVersion *local);
 static void history_insert(const Datum *values, const char *nulls);
 static void history_prune(void);
@@ -52,7 +52,7 @@ static void as_owner(const char *sql, SPIPlanPtr *plan, int ntypes, Oid *types,
 /* Columns of the row that is inserted, in the order of its statement. */
 enum
 {
-	C_RELATION, C_TYPE, C_RESOLUTION, C_DETAIL, C_KEY, C_KEY_IMAGE,
+	C_RELATION, C_TYPE, C_RESOLUTION, C_MESSAGE, C_KEY, C_KEY_IMAGE,
 	C_LOCAL_ROW, C_LOCAL_IMAGE, C_LOCAL_SIDE, C_REMOTE_ROW, C_REMOTE_IMAGE, C_REMOTE_SIDE,
 	C_APPLIED_ROW, C_LOSER, C_LOCAL_SLOT, C_LOCAL_SEQ, C_LOCAL_STAMP,
 	C_REMOTE_SLOT, C_REMOTE_SEQ, C_REMOTE_STAMP, C_RELATIONSHIP, C_COUNT
@@ -60,7 +60,7 @@ enum
 
 /* Put an image into its two columns. */
 static void
-put_image(const RpImage *image, Datum *values, char *nulls, int json, int exact)
+put_image(const RpRowImage *image, Datum *values, char *nulls, int json, int exact)
 {
 	values[json] = image->json;
 	nulls[json] = image->present ? ' ' : 'n';
@@ -87,13 +87,13 @@ rp_conflict_record(RpApplyTransaction *txn, const RpConflictRecord *record)
 		record->incoming_wins ? "apply_remote" : "keep_local";
 	Datum		values[C_COUNT] = {0};
 	char		nulls[C_COUNT];
-	RpImage		image;
+	RpRowImage		image;
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[C_RELATION] = ObjectIdGetDatum(record->open->map->relid);
 	put_text(type, values, nulls, C_TYPE);
 	put_text(resolution, values, nulls, C_RESOLUTION);
-	put_text(record->detail, values, nulls, C_DETAIL);
+	put_text(record->message, values, nulls, C_MESSAGE);
 	image_of(record, record->key, true, &image);
 	put_image(&image, values, nulls, C_KEY, C_KEY_IMAGE);
 	image_of(record, record->local_row, false, &image);
@@ -130,7 +130,7 @@ rp_conflict_record(RpApplyTransaction *txn, const RpConflictRecord *record)
  * came: columns that its origin lacks, and values that it did not send, are left out.
  */
 static void
-image_of(const RpConflictRecord *record, TupleTableSlot *slot, bool key_only, RpImage *image)
+image_of(const RpConflictRecord *record, TupleTableSlot *slot, bool key_only, RpRowImage *image)
 {
 	RpOpenRelation *open = record->open;
 	TupleDesc	desc = RelationGetDescr(open->rel);
@@ -175,14 +175,14 @@ static void
 history_insert(const Datum *values, const char *nulls)
 {
 	static const char *sql =
-		"INSERT INTO replp2p.conflict_history (relation, conflict_type, resolution, detail, key, key_image,"
+		"INSERT INTO replp2p.conflict_history (relation, conflict_type, resolution, message, key, key_image,"
 		" local_row, local_image, local_side, remote_row, remote_image, remote_side, applied_row, loser,"
 		" local_slot, local_seq, local_stamp, remote_slot, remote_seq, remote_stamp, relationship)"
 		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,"
 		" $20, $21)";
 	static SPIPlanPtr plan = NULL;
 	Oid			types[C_COUNT] = {
-		[C_RELATION] = OIDOID, [C_TYPE] = TEXTOID, [C_RESOLUTION] = TEXTOID, [C_DETAIL] = TEXTOID,
+		[C_RELATION] = OIDOID, [C_TYPE] = TEXTOID, [C_RESOLUTION] = TEXTOID, [C_MESSAGE] = TEXTOID,
 		[C_KEY] = JSONBOID, [C_KEY_IMAGE] = TEXTARRAYOID,
 		[C_LOCAL_ROW] = JSONBOID, [C_LOCAL_IMAGE] = TEXTARRAYOID, [C_LOCAL_SIDE] = CHAROID,
 		[C_REMOTE_ROW] = JSONBOID, [C_REMOTE_IMAGE] = TEXTARRAYOID, [C_REMOTE_SIDE] = CHAROID,

@@ -43,7 +43,7 @@ rp_image_columns(TupleDesc desc, TupleTableSlot *slot, const bool *leave_out, Rp
 }
 
 void
-rp_image_make(const RpImageColumn *columns, int ncolumns, RpImage *image)
+rp_image_make(const RpImageColumn *columns, int ncolumns, RpRowImage *image)
 {
 	Datum	   *texts = palloc(sizeof(Datum) * 2 * Max(ncolumns, 1));
 	bool	   *nulls = palloc0(sizeof(bool) * 2 * Max(ncolumns, 1));

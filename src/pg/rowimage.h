@@ -33,12 +33,12 @@ typedef struct RpImageColumn
 	bool		isnull;
 } RpImageColumn;
 
-typedef struct RpImage
+typedef struct RpRowImage
 {
 	bool		present;		/* else there is no such row, or it is too large */
 	Datum		json;			/* jsonb */
 	Datum		exact;			/* text[][2] */
-} RpImage;
+} RpRowImage;
 
 /*
  * The columns of a row in slot, dropped and generated ones left out, and those of which
@@ -50,7 +50,7 @@ int			rp_image_columns(TupleDesc desc, TupleTableSlot *slot, const bool *leave_o
  * Make the image. In CurrentMemoryContext. Runs output functions and casts to json, which
  * may be a user's: the caller has become whose code may run.
  */
-void		rp_image_make(const RpImageColumn *columns, int ncolumns, RpImage *image);
+void		rp_image_make(const RpImageColumn *columns, int ncolumns, RpRowImage *image);
 
 /* Read an exact image back: returns the number of columns; a value that is NULL is SQL NULL. */
 int			rp_image_read(Datum exact, char ***names, char ***values);
