@@ -4,11 +4,12 @@
 #   make demo, make demo-stop                             three clusters at work
 #   make check                                            every test
 #   make lint                                             what must stay true of the sources
+#   make fuzz SECONDS=60                                  libFuzzer on every decoder of foreign bytes
 #   make bench                                            figures beside built-in logical replication
 #
 # All but the first line work on a bare Debian: they install what is missing.
 
-OURS = check demo demo-stop lint deps unit bench
+OURS = check demo demo-stop lint deps unit bench fuzz
 ASKED = $(filter $(OURS),$(MAKECMDGOALS))
 
 ifneq ($(ASKED),)
@@ -26,6 +27,10 @@ unit: deps
 
 lint: deps
 	@contrib/lint/core_is_pure
+
+fuzz:
+	@contrib/dev/install-deps clang libclang-rt-dev
+	@$(MAKE) --no-print-directory -C contrib/fuzz fuzz
 
 demo: deps
 	@contrib/demo/demo

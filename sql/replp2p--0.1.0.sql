@@ -27,7 +27,8 @@ CREATE TABLE replp2p.local_node (
 	force_leave boolean NOT NULL DEFAULT false,
 	sponsor_dsn text,						-- while joining
 	sponsor_id bytea,
-	membership_serial bigint NOT NULL DEFAULT 0
+	membership_serial bigint NOT NULL DEFAULT 0,
+	handler_serial bigint NOT NULL DEFAULT 0
 );
 
 -- The membership log: replicated in the stream, each row signed by its author.
@@ -75,6 +76,39 @@ CREATE TABLE replp2p.invites (
 -- Tables that are not replicated. Read by decoding under its historic snapshot.
 CREATE TABLE replp2p.excluded_tables (
 	relation oid PRIMARY KEY
+) WITH (user_catalog_table = true);
+
+-- Changes of conflict handlers and column merges: replicated in the stream, rows are only added.
+CREATE TABLE replp2p.handler_changes (
+	author_id bytea NOT NULL,
+	author_epoch integer NOT NULL,
+	serial bigint NOT NULL,
+	schema_name name NOT NULL,
+	table_name name NOT NULL,
+	column_name name NOT NULL,				-- '': the handler of the table
+	setting text NOT NULL,					-- last_writer_wins, vector_clock, custom; none, counter, max, min
+	function_name text NOT NULL,			-- of handler custom, with its schema, quoted where need be
+	made_at timestamptz NOT NULL,
+	PRIMARY KEY (author_id, author_epoch, serial)
+);
+
+-- What they come to here, by the local oid, until superseded. Read by decoding under its historic snapshot.
+CREATE TABLE replp2p.table_handlers (
+	author_id bytea NOT NULL,				-- also the origin of the change's version
+	author_epoch integer NOT NULL,
+	serial bigint NOT NULL,
+	schema_name name NOT NULL,
+	table_name name NOT NULL,
+	column_name name NOT NULL,
+	setting text NOT NULL,
+	function_name text NOT NULL,
+	relation oid NOT NULL,					-- 0: there was no such table here
+	column_number smallint NOT NULL,		-- 0: the handler of the table, or no such column here
+	seq bigint,								-- with stamp the version; NULL: that of the row's xmin
+	stamp bigint,
+	settled boolean NOT NULL DEFAULT false,
+	settle_at bytea,						-- vector: settled once this is stable
+	PRIMARY KEY (author_id, author_epoch, serial)
 ) WITH (user_catalog_table = true);
 
 -- The history behind the view conflicts; this node's own, not replicated. Images are
@@ -145,15 +179,71 @@ CREATE TABLE replp2p.skipped_changes (
 	PRIMARY KEY (slot, seq, change)
 );
 
+-- The versions behind the view siblings; for showing only, this node's own.
+CREATE TABLE replp2p.sibling_rows (
+	relation oid NOT NULL,
+	h1 bigint NOT NULL,						-- hash of the key
+	h2 bigint NOT NULL,
+	key jsonb NOT NULL,
+	"row" jsonb,							-- NULL: a delete
+	slot smallint NOT NULL,
+	seq bigint NOT NULL,
+	stamp bigint NOT NULL,
+	is_winner boolean NOT NULL,
+	kind text NOT NULL,
+	PRIMARY KEY (relation, h1, h2, slot, seq)
+);
+
+-- Rows that a greater row keeps out of their table, as both claim a value of one unique index:
+-- live data. This node's own, not replicated; a join copies them.
+CREATE TABLE replp2p.displaced_rows (
+	relation regclass NOT NULL,
+	key_hash bytea NOT NULL,				-- 16 bytes, this node's own
+	displaced_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	key jsonb NOT NULL,						-- this and row_data for people
+	row_data jsonb NOT NULL,
+	image bytea NOT NULL,					-- src/pg/rowbody.c
+	node_id bytea NOT NULL,					-- its version; all zero: older than everything
+	epoch integer NOT NULL,
+	seq bigint NOT NULL,
+	stamp bigint NOT NULL,
+	by_key jsonb NOT NULL,					-- the greatest of those that displace it, and its version
+	by_node_id bytea NOT NULL,
+	by_epoch integer NOT NULL,
+	by_seq bigint NOT NULL,
+	by_stamp bigint NOT NULL,
+	PRIMARY KEY (relation, key_hash)
+);
+CREATE INDEX displaced_rows_version ON replp2p.displaced_rows
+	(relation, stamp, node_id, epoch, seq, key_hash);
+
+-- The versions of rows in their tables that displace others, kept for good.
+CREATE TABLE replp2p.displacing_rows (
+	relation regclass NOT NULL,
+	key_hash bytea NOT NULL,
+	key_image bytea NOT NULL,				-- src/pg/rowbody.c
+	node_id bytea NOT NULL,
+	epoch integer NOT NULL,
+	seq bigint NOT NULL,
+	stamp bigint NOT NULL,
+	PRIMARY KEY (relation, key_hash)
+);
+
 COMMENT ON SCHEMA replp2p IS 'replp2p: peer-to-peer multi-master replication';
 COMMENT ON TABLE replp2p.local_node IS 'this node, one row at most; internal, see the view stat_members';
 COMMENT ON TABLE replp2p.membership IS 'the signed membership log, replicated to every node; internal, see the view stat_members';
 COMMENT ON TABLE replp2p.members IS 'the members that the membership log comes to on this node; internal, see the view stat_members';
 COMMENT ON TABLE replp2p.invites IS 'hashes of the invites made on this node; internal, see create_invite()';
 COMMENT ON TABLE replp2p.excluded_tables IS 'tables that are not replicated; internal, see the view tables';
+COMMENT ON TABLE replp2p.handler_changes IS 'changes of conflict handlers and column merges, replicated to every node; internal, see the view tables';
+COMMENT ON TABLE replp2p.table_handlers IS 'the conflict handlers and column merges that hold on this node, and since which versions; internal, see the view tables';
 COMMENT ON TABLE replp2p.conflict_history IS 'the conflicts that this node decided; internal, see the view conflicts';
 COMMENT ON TABLE replp2p.failed_transactions IS 'the transactions that this node cannot apply; internal, see the view failed_changes';
 COMMENT ON TABLE replp2p.skipped_changes IS 'changes that this node is to leave out; internal, see skip_failed()';
+COMMENT ON TABLE replp2p.sibling_rows IS 'the concurrent versions of contested rows; internal, see the view siblings';
+COMMENT ON TABLE replp2p.displaced_rows IS 'rows that others keep out of their table by a unique value; internal, see the view displaced';
+COMMENT ON TABLE replp2p.displacing_rows IS 'versions of the rows that displace others; internal';
+COMMENT ON INDEX replp2p.displaced_rows_version IS 'the order in which displaced rows are judged';
 COMMENT ON INDEX replp2p.conflict_history_detected_at IS 'for removing the oldest conflicts';
 
 --
@@ -450,6 +540,59 @@ CREATE VIEW replp2p.conflicts WITH (security_barrier) AS
 COMMENT ON VIEW replp2p.conflicts IS
 'truly concurrent changes that this node decided, with both rows; only of tables that the reader may select from; kept for replp2p.conflict_history_days';
 
+CREATE VIEW replp2p.siblings WITH (security_barrier) AS
+	SELECT s.relation::regclass AS relation,
+		   s.key,
+		   s."row",
+		   m.node_name AS origin,
+		   s.seq,
+		   timestamptz '2000-01-01 00:00:00+00' + s.stamp * interval '1 microsecond' AS stamp,
+		   s.is_winner,
+		   s.kind
+	FROM replp2p.sibling_rows s
+		 JOIN pg_catalog.pg_class c ON c.oid = s.relation
+		 LEFT JOIN replp2p.members m ON m.slot = s.slot
+	WHERE has_table_privilege(c.oid, 'SELECT')
+	  AND has_schema_privilege(c.relnamespace, 'USAGE')
+	  AND NOT row_security_active(c.oid);
+COMMENT ON VIEW replp2p.siblings IS
+'the concurrent versions of rows of vector_clock tables, the one that is in the table among them, until a later write covers them; only of tables that the reader may select from';
+
+-- What a custom handler is told beside the rows: f(older T, newer T, conflict replp2p.conflict).
+CREATE TYPE replp2p.conflict AS (
+	relation text,							-- qualified
+	key jsonb,
+	older_node text,						-- node id
+	older_stamp timestamptz,
+	older_kind text,						-- insert, update, delete
+	newer_node text,
+	newer_stamp timestamptz,
+	newer_kind text
+);
+COMMENT ON TYPE replp2p.conflict IS
+'third argument of a custom conflict handler: of which row, and when, where and by what its two versions were made; if older is the result of an earlier call, of the last version in it';
+
+CREATE VIEW replp2p.displaced WITH (security_barrier) AS
+	SELECT d.relation,
+		   d.key,
+		   d.row_data AS row,
+		   o.node_name AS origin,
+		   nullif(d.seq, 0) AS seq,
+		   timestamptz '2000-01-01 00:00:00+00' + nullif(d.stamp, 0) * interval '1 microsecond' AS stamp,
+		   d.by_key AS displaced_by,
+		   b.node_name AS displaced_by_origin,
+		   nullif(d.by_seq, 0) AS displaced_by_seq,
+		   timestamptz '2000-01-01 00:00:00+00' + nullif(d.by_stamp, 0) * interval '1 microsecond' AS displaced_by_stamp,
+		   d.displaced_at
+	FROM replp2p.displaced_rows d
+		 JOIN pg_catalog.pg_class c ON c.oid = d.relation
+		 LEFT JOIN replp2p.members o ON o.node_id = d.node_id AND o.epoch = d.epoch
+		 LEFT JOIN replp2p.members b ON b.node_id = d.by_node_id AND b.epoch = d.by_epoch
+	WHERE has_table_privilege(c.oid, 'SELECT')
+	  AND has_schema_privilege(c.relnamespace, 'USAGE')
+	  AND NOT row_security_active(c.oid);
+COMMENT ON VIEW replp2p.displaced IS
+'rows that a later row with the same value of a second unique key keeps out of their table, on every node alike; each comes back when that goes, or is superseded when its primary key is written again; only of tables that the reader may select from';
 CREATE FUNCTION replp2p.get_stat_conflicts(
 	OUT relation regclass,
 	OUT conflict_type text,
@@ -483,6 +626,38 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'rp_fk_violat
 COMMENT ON FUNCTION replp2p.fk_violations(regclass) IS
 'rows of a table (of all tables that the caller may read) whose foreign key leads to no row: concurrent changes can leave them';
 
+CREATE FUNCTION replp2p.set_conflict_handler(
+	relation regclass,
+	handler text,
+	handler_function regprocedure DEFAULT NULL)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_set_conflict_handler';
+COMMENT ON FUNCTION replp2p.set_conflict_handler(regclass, text, regprocedure) IS
+'set how concurrent versions of a row are decided, on all nodes: last_writer_wins, vector_clock, or custom by an IMMUTABLE function f(older, newer, replp2p.conflict); in force on each node from where the change comes in the stream';
+
+CREATE FUNCTION replp2p.set_column_merge(relation regclass, column_name name, merge text)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_set_column_merge';
+COMMENT ON FUNCTION replp2p.set_column_merge(regclass, name, text) IS
+'set how a column of concurrent versions of a row is merged, on all nodes: counter (adds what each added; sets REPLICA IDENTITY FULL), max, min or none';
+
+CREATE FUNCTION replp2p.get_table_handlers(
+	OUT author_id text,
+	OUT author_epoch integer,
+	OUT serial bigint,
+	OUT schema_name name,
+	OUT table_name name,
+	OUT column_name name,
+	OUT setting text,
+	OUT function_name text,
+	OUT seq bigint,
+	OUT stamp bigint,
+	OUT settled boolean)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'rp_get_table_handlers';
+COMMENT ON FUNCTION replp2p.get_table_handlers() IS
+'the conflict handlers and column merges that hold on this node, with the versions of their changes; for joining nodes';
+
 --
 -- What is replicated.
 --
@@ -509,7 +684,12 @@ CREATE VIEW replp2p.tables AS
 				THEN 'not replicated: the changes of an unlogged table are not in the WAL'
 				WHEN k.identity IS NULL AND c.relkind = 'r'
 				THEN 'updates and deletes are not replicated: add a primary key, or set REPLICA IDENTITY USING INDEX'
-		   END AS warning
+				WHEN m.counters AND c.relreplident <> 'f'
+				THEN 'counters count only what is set: set REPLICA IDENTITY FULL'
+		   END AS warning,
+		   coalesce(h.setting, 'last_writer_wins') AS handler,
+		   nullif(h.function_name, '') AS handler_function,
+		   m.merges
 	FROM pg_catalog.pg_class c
 		 CROSS JOIN LATERAL (
 			SELECT EXISTS (SELECT FROM replp2p.excluded_tables e WHERE e.relation = c.oid) AS excluded
@@ -532,6 +712,25 @@ CREATE VIEW replp2p.tables AS
 				  AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
 			  )
 		 ) k ON true
+		 -- the greatest change counts; one that is not captured yet will be the greatest
+		 LEFT JOIN LATERAL (
+			SELECT t.setting, t.function_name
+			FROM replp2p.table_handlers t
+			WHERE t.relation = c.oid AND t.column_name = ''
+			ORDER BY t.stamp DESC NULLS FIRST, t.author_id DESC, t.author_epoch DESC, t.seq DESC, t.serial DESC
+			LIMIT 1
+		 ) h ON true
+		 CROSS JOIN LATERAL (
+			SELECT jsonb_object_agg(g.attname, g.setting) AS merges,
+				   coalesce(bool_or(g.setting = 'counter'), false) AS counters
+			FROM (SELECT DISTINCT ON (t.column_number) a.attname, t.setting
+				  FROM replp2p.table_handlers t
+					   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = t.column_number
+				  WHERE t.relation = c.oid AND t.column_name <> '' AND NOT a.attisdropped
+				  ORDER BY t.column_number, t.stamp DESC NULLS FIRST, t.author_id DESC, t.author_epoch DESC,
+						   t.seq DESC, t.serial DESC) g
+			WHERE g.setting <> 'none'
+		 ) m
 	WHERE c.relkind IN ('r', 'p')
 	  AND c.relpersistence <> 't'
 	  AND c.oid >= 16384
@@ -539,7 +738,7 @@ CREATE VIEW replp2p.tables AS
 	  AND (pg_has_role(current_user, 'pg_monitor', 'USAGE')
 		   OR has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER'));
 COMMENT ON VIEW replp2p.tables IS
-'the tables of this database: whether they are replicated (or would be, if it were a node), and by what a row is found on the other nodes: primary key, the name of an index, or none';
+'the tables of this database: whether they are replicated (or would be, if it were a node), and by what a row is found on the other nodes: primary key, the name of an index, or none; and how concurrent changes are decided';
 
 CREATE FUNCTION replp2p.refuse_rewrite()
 RETURNS event_trigger
@@ -671,13 +870,14 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA replp2p FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	replp2p.node_fingerprint(),
 	replp2p.export_snapshot(),
+	replp2p.get_table_handlers(),
 	replp2p.current_token(),
 	replp2p.wait_for_token(text, interval),
 	replp2p.wait_for_replication(text, integer, interval),
 	replp2p.revert_conflict(bigint),
 	replp2p.fk_violations(regclass)
 	TO PUBLIC;
-GRANT SELECT ON replp2p.conflicts, replp2p.failed_changes, replp2p.tables TO PUBLIC;
+GRANT SELECT ON replp2p.conflicts, replp2p.siblings, replp2p.displaced, replp2p.failed_changes, replp2p.tables TO PUBLIC;
 
 GRANT EXECUTE ON FUNCTION
 	replp2p.health(),

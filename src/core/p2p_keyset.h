@@ -16,7 +16,10 @@
  *	  winner	the greatest of the standing by (stamp, origin, seq, step)
  *
  * A stable version may be dropped at any time: whatever still arrives has it
- * in its past and would cover it.
+ * in its past and would cover it. That holds for what the set comes to **with
+ * the next newcomer in it**. Between a drop and the next newcomer the set may
+ * lack a winner whose lower, concurrent rival is not stable yet: what the row
+ * holds is right, and must not be made anew from the set alone.
  */
 #ifndef P2P_KEYSET_H
 #define P2P_KEYSET_H
@@ -33,7 +36,7 @@ typedef struct P2pKeyVersion
 	const P2pVectorEntry *deps; /* of its transaction, sorted by origin; must live as long as the set */
 	uint32_t	ndeps;
 	bool		covered;
-	bool		is_delta;		/* carries what it added (old values were known), not only what it set */
+	bool		is_delta;		/* says what it added (old values were known), not only what it set */
 	void	   *payload;		/* the caller's */
 } P2pKeyVersion;
 
@@ -71,13 +74,23 @@ const P2pKeyVersion *p2p_keyset_winner(const P2pKeySet *set);
  */
 uint32_t	p2p_keyset_standing(const P2pKeySet *set, const P2pKeyVersion **standing, uint32_t max);
 
-/* The greatest delete, by (version, step), covered or not; NULL if there is none. */
+/* The greatest delete, covered or not; NULL if there is none. */
 const P2pKeyVersion *p2p_keyset_last_delete(const P2pKeySet *set);
 
 /*
- * Counters: value = base + sum of deltas, over the versions above the last
- * delete. Is version's delta in the sum?
+ * Counters. The greatest version that says where to count from, a delete (0) or an absolute value
+ * (an insert or update that is no delta), is where counting restarts; value = that + the deltas of
+ * all greater versions. All in the order of p2p_keyversion_compare: epochs first.
+ *
+ * is_delta is of the column asked about: with several counters whose merges were set at different
+ * times, the caller sets it for all versions before it asks about another column.
+ *
+ * A restart that is stable may have been dropped, and versions below it may still be in the set;
+ * they would seem to count. So don't sum whenever you like: ask p2p_keyset_counter_step() when a
+ * version comes, and do what it says.
  */
+
+/* Is version's delta in the sum? */
 bool		p2p_keyset_counts(const P2pKeySet *set, const P2pKeyVersion *version);
 /*
  * The version whose value is the base: the greatest above the last delete that
@@ -85,6 +98,19 @@ bool		p2p_keyset_counts(const P2pKeySet *set, const P2pKeyVersion *version);
  * row had before all of these).
  */
 const P2pKeyVersion *p2p_keyset_base(const P2pKeySet *set);
+
+typedef enum P2pCounterStep
+{
+	P2P_COUNTER_KEEP,			/* the value stays */
+	P2P_COUNTER_ADD,			/* add the newcomer's delta; where there was no row, to 0 */
+	P2P_COUNTER_RESTART			/* newcomer's value (a delete's is 0) + the deltas that count */
+} P2pCounterStep;
+
+/*
+ * What the newcomer, already added, does to the counter of the row as it is (whoever wins). If
+ * after that the winner is a delete there is no row, and nothing to be done.
+ */
+P2pCounterStep p2p_keyset_counter_step(const P2pKeySet *set, const P2pKeyVersion *newcomer);
 
 /*
  * What the newcomer, already added, met: the true conflict to report, named as

@@ -45,7 +45,6 @@ typedef struct Standing
 static Standing find_standing(const P2pKeyState *here);
 static bool wins_over(const P2pVersion *incoming, const P2pVersion *standing);
 static P2pAction choose_action(P2pOp op, bool row_exists);
-static P2pConflict name_conflict(P2pOp op, bool against_row);
 
 /* Decide what the incoming operation does to the key as it is here. */
 P2pDecision
@@ -64,7 +63,7 @@ p2p_resolve(P2pOp op, const P2pVersion *incoming, const P2pVector *deps,
 
 	if (!p2p_origin_equal(&standing.version->dot.origin, &incoming->dot.origin) &&
 		!p2p_in_past(&standing.version->dot, &incoming->dot, deps))
-		decision.conflict = name_conflict(op, standing.is_row);
+		decision.conflict = p2p_conflict_of(op, standing.is_row);
 	return decision;
 }
 
@@ -111,9 +110,9 @@ choose_action(P2pOp op, bool row_exists)
 	return P2P_KEEP;
 }
 
-/* Return the name of a true conflict of op with the row, or the tombstone, that stands. */
-static P2pConflict
-name_conflict(P2pOp op, bool against_row)
+/* Return what a true conflict of op is called, against a row or against a delete that stands. */
+P2pConflict
+p2p_conflict_of(P2pOp op, bool against_row)
 {
 	switch (op)
 	{
@@ -164,6 +163,10 @@ p2p_conflict_name(P2pConflict conflict)
 			return "delete_origin_differs";
 		case P2P_DELETE_MISSING:
 			return "delete_missing";
+		case P2P_UPDATE_EXISTS:
+			return "update_exists";
+		case P2P_MULTIPLE_UNIQUE_CONFLICTS:
+			return "multiple_unique_conflicts";
 	}
 	return "unknown";
 }

@@ -45,7 +45,10 @@ typedef enum P2pConflict
 	P2P_UPDATE_DELETED,
 	P2P_UPDATE_MISSING,			/* no row, no tombstone, version unknown: stored as a full row, no history row */
 	P2P_DELETE_ORIGIN_DIFFERS,
-	P2P_DELETE_MISSING			/* deleted on both sides */
+	P2P_DELETE_MISSING,			/* deleted on both sides */
+	/* Of a second unique key (p2p_unique.h); never decided here, but named here. */
+	P2P_UPDATE_EXISTS,
+	P2P_MULTIPLE_UNIQUE_CONFLICTS
 } P2pConflict;
 
 typedef struct P2pDecision
@@ -68,6 +71,9 @@ P2pDecision p2p_resolve(P2pOp op, const P2pVersion *incoming, const P2pVector *d
 
 /* Is dot in the past of a transaction of origin `origin` with these deps? */
 bool		p2p_in_past(const P2pDot *dot, const P2pDot *of, const P2pVector *deps);
+
+/* What a true conflict of op with a row, or else with a delete, is called. */
+P2pConflict p2p_conflict_of(P2pOp op, bool against_row);
 
 /* "insert_exists", ...; static memory. */
 const char *p2p_conflict_name(P2pConflict conflict);

@@ -22,12 +22,19 @@ typedef uint64_t P2pUniqueRow;
 typedef struct P2pUniqueTable
 {
 	void	   *arg;
-	/* Order of versions: < 0, 0, > 0. */
+	/*
+	 * Order of versions: < 0, 0, > 0; 0 only for the same row (rows of one
+	 * transaction differ by step). The order of two rows that conflict must
+	 * never turn: a row that has displaced another keeps its exact version, also when
+	 * that is stable, for as long as they conflict. As "older than everything" it would
+	 * lose to what it had displaced, and sooner on one node than on another.
+	 */
 	int			(*compare) (void *arg, P2pUniqueRow a, P2pUniqueRow b);
+	/* The verdict as it is, those noted by set_kept included. Not kept: a row that has just come. */
 	bool		(*is_kept) (void *arg, P2pUniqueRow row);
 	/*
 	 * The other live rows, kept or displaced, that conflict with row in any unique
-	 * index. Returns how many there are; writes at most max.
+	 * index, each once. Returns how many there are; writes at most max.
 	 */
 	uint32_t	(*neighbours) (void *arg, P2pUniqueRow row, P2pUniqueRow *out, uint32_t max);
 	/* Note the verdict; carried out by the caller afterwards, displaced ones first. */
@@ -36,8 +43,9 @@ typedef struct P2pUniqueTable
 
 /*
  * Judge the rows anew: those that changed or came, and those that conflicted
- * with the old or new values of what changed or went. Calls set_kept only for rows whose verdict
- * changes. P2P_TOO_LARGE if more than P2P_UNIQUE_MAX_ROWS are reached (some
+ * with the old or new values of what changed or went. They may be in any order, and twice.
+ * Calls set_kept only for rows whose verdict changes, once, the greatest first.
+ * P2P_TOO_LARGE if more than P2P_UNIQUE_MAX_ROWS are reached (some
  * verdicts may have been noted; the caller rolls back).
  */
 P2pStatus	p2p_unique_judge(const P2pUniqueTable *table, const P2pUniqueRow *rows, uint32_t n);

@@ -43,8 +43,11 @@
 #include "apply_internal.h"
 #include "barrier.h"
 #include "crashpoint.h"
+#include "displaced.h"
+#include "keyset.h"
 #include "members.h"
 #include "monotonic.h"
+#include "ownlog.h"
 #include "settings.h"
 #include "versions.h"
 #include "worker.h"
@@ -57,6 +60,7 @@
 #define IDLE_WAIT_MS 10000
 #define HELD_RECHECK_MS 1000
 #define PRUNE_INTERVAL_MS 60000
+#define SETTLE_INTERVAL_MS 1000
 
 /* What this worker knows of one member. */
 typedef struct ApplyOrigin
@@ -78,7 +82,8 @@ static XLogRecPtr last_commit = InvalidXLogRecPtr;	/* not yet told to capture */
 static void commits_publish(void);
 static void members_refresh(void);
 static void wait_until_ready(void);
-static void key_index_load(void);
+static void handlers_load(void);
+static void indexes_load(void);
 static bool turn(int slot);
 static bool apply_next(int slot);
 static bool deps_are_covered(const P2pVector *deps, int slot);
@@ -86,6 +91,8 @@ static bool is_held(P2pStamp stamp);
 static void transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps);
 static void transaction_failed(int slot);
 static void state_set(int slot, RpApplyState state);
+static void handlers_settle(void);
+static bool follow_up(void);
 static void housekeeping(void);
 
 /* Where an error happened, for its context line. */
@@ -112,8 +119,11 @@ rp_apply_main(Datum dboid)
 	rp_versions_attach(node->dboid);
 	rp_relation_maps_init();
 	rp_keyindex_init(node);
+	rp_keysets_init(node);
 	wait_until_ready();
-	key_index_load();
+	handlers_load();
+	indexes_load();
+	rp_siblings_start(node);
 
 	for (;;)
 	{
@@ -125,6 +135,8 @@ rp_apply_main(Datum dboid)
 		wake_us = 0;
 		for (int slot = 1; slot < node->nmembers; slot++)
 			progress |= turn(slot);
+		progress |= follow_up();
+		handlers_settle();
 		housekeeping();
 		if (progress)
 			continue;
@@ -223,9 +235,18 @@ wait_until_ready(void)
 	}
 }
 
-/* Read tombstones and copied versions from all logs; own deletes up to a barrier of now. */
+/* Read which tables have conflict handlers of their own. */
 static void
-key_index_load(void)
+handlers_load(void)
+{
+	StartTransactionCommand();
+	rp_handlers_load(node);
+	CommitTransactionCommand();
+}
+
+/* Read tombstones, copied versions and key sets from all logs; own changes up to a barrier of now. */
+static void
+indexes_load(void)
 {
 	XLogRecPtr	captured;
 	uint64		own_seq;
@@ -240,6 +261,7 @@ key_index_load(void)
 	own_oldest = node->members[RP_SELF].oldest_seq;
 	SpinLockRelease(&node->vector_lock);
 	PushActiveSnapshot(GetTransactionSnapshot());
+	rp_displaced_load(node);
 	for (int slot = 1; slot < node->nmembers; slot++)
 	{
 		uint64		required;
@@ -250,13 +272,14 @@ key_index_load(void)
 		oldest = node->members[slot].oldest_seq;
 		SpinLockRelease(&node->vector_lock);
 		if (oldest > 0 && origins[slot].applied_seq >= oldest)
-			rp_keyindex_read_log(slot, &node->members[slot].origin, oldest - 1,
-								 origins[slot].applied_seq, required);
+			rp_foreign_log_index(node, slot, oldest - 1, origins[slot].applied_seq, required);
 	}
-	rp_keyindex_start_own(own_oldest > 0 ? own_oldest - 1 : 0);
-	rp_keyindex_follow_own(own_seq);
+	rp_own_log_start(node, own_oldest > 0 ? own_oldest - 1 : 0);
+	rp_own_log_follow(own_seq);
+	rp_keysets_touch_contested(InvalidOid);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	rp_keysets_commit();
 	rp_apply_deletes_known_to(captured);
 }
 
@@ -400,8 +423,8 @@ is_held(P2pStamp stamp)
 }
 
 /* Have the session commit under the origin of slot. */
-static void
-session_origin_set(int slot, uint64 seq, P2pStamp stamp)
+void
+rp_apply_origin_set(int slot, uint64 seq, P2pStamp stamp)
 {
 	RepOriginId wanted = node->members[slot].roident;
 
@@ -439,7 +462,7 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	txn.deps = deps;
 
 	StartTransactionCommand();
-	session_origin_set(slot, begin->seq, begin->stamp);
+	rp_apply_origin_set(slot, begin->seq, begin->stamp);
 	MemoryContextSwitchTo(TopTransactionContext);
 	txn.change_context = AllocSetContextCreate(TopTransactionContext, "replp2p change",
 											   ALLOCSET_DEFAULT_SIZES);
@@ -450,6 +473,7 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	while (rp_stream_next(origins[slot].stream, &item))
 	{
 		CHECK_FOR_INTERRUPTS();
+		txn.item++;
 		if (item.skipped)
 			rp_failure_skip(&txn, item.change);
 		else if (item.tag == P2P_TAG_TRUNCATE)
@@ -465,6 +489,7 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	RP_CRASH_POINT("apply_before_commit");
 	CommitTransactionCommand();
 	RP_CRASH_POINT("apply_after_commit");
+	rp_keysets_commit();
 	MemoryContextSwitchTo(context);
 	replorigin_session_origin = InvalidRepOriginId;
 
@@ -489,6 +514,25 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	}
 }
 
+/* What applied and local changes have left to be done; true if anything was. */
+static bool
+follow_up(void)
+{
+	bool		done = rp_displaced_follow_up(node);
+	int64		due_us[] = {rp_displaced_due_us(), 0};
+
+	done |= rp_tracked_follow_up(node);
+	due_us[1] = rp_tracked_due_us();
+	if (done)
+		last_commit = XactLastCommitEnd;
+	for (size_t i = 0; i < lengthof(due_us); i++)
+	{
+		if (due_us[i] != 0)
+			wake_by(due_us[i]);
+	}
+	return done;
+}
+
 /* Undo, say what happened (once per text), and try again later. */
 static void
 transaction_failed(int slot)
@@ -508,6 +552,7 @@ transaction_failed(int slot)
 	FlushErrorState();
 	failure = rp_failure_note(origin->stream, origin->applied_seq + 1, error);
 	AbortCurrentTransaction();
+	rp_keysets_abort();
 	replorigin_session_origin = InvalidRepOriginId;
 	rp_stream_reset(origin->stream);
 	MemoryContextSwitchTo(turn_context);
@@ -527,6 +572,38 @@ transaction_failed(int slot)
 	FreeErrorData(error);
 }
 
+/* While a change of conflict handlers is not settled, look again now and then. */
+static void
+handlers_settle(void)
+{
+	static int64 next_us = 0;
+
+	if (!rp_handlers_unsettled(node))
+		return;
+	if (rp_monotonic_us() >= next_us)
+	{
+		StartTransactionCommand();
+		rp_handlers_settle(node);
+		CommitTransactionCommand();
+		next_us = rp_monotonic_us() + SETTLE_INTERVAL_MS * INT64CONST(1000);
+	}
+	wake_by(next_us);
+}
+
+/* Have the key sets forget what is stable. */
+static void
+sets_sweep(const uint64 *stable, int n)
+{
+	P2pVector	vector;
+
+	p2p_vector_clear(&vector);
+	for (int slot = 0; slot < n; slot++)
+		p2p_vector_set(&vector, &node->members[slot].origin, stable[slot]);
+	StartTransactionCommand();
+	rp_keysets_sweep(&vector);
+	CommitTransactionCommand();
+}
+
 /* Now and then: forget what is stable, prune the history. */
 static void
 housekeeping(void)
@@ -542,11 +619,15 @@ housekeeping(void)
 	pruned_us = now;
 	SpinLockAcquire(&node->vector_lock);
 	for (int slot = 0; slot < n; slot++)
-		stable[slot] = node->members[slot].stable_seq;
+		stable[slot] = rp_droppable_seq(node, slot);
 	SpinLockRelease(&node->vector_lock);
-	if (memcmp(stable, swept, sizeof(uint64) * n) != 0)
+	if (memcmp(stable, swept, sizeof(uint64) * n) != 0 && !rp_handlers_unsettled(node))
+	{
 		rp_keyindex_sweep(stable, n);
-	memcpy(swept, stable, sizeof(uint64) * n);
+		sets_sweep(stable, n);
+		rp_siblings_sweep(node);
+		memcpy(swept, stable, sizeof(uint64) * n);
+	}
 
 	StartTransactionCommand();
 	rp_conflict_prune();

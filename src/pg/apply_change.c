@@ -43,22 +43,23 @@
 #include "apply_internal.h"
 #include "barrier.h"
 #include "deletes.h"
+#include "displaced.h"
+#include "handlers.h"
 #include "members.h"
+#include "ownlog.h"
+#include "step.h"
 #include "versions.h"
 
 /* Local deletes that committed up to here are in the key index. */
 static XLogRecPtr deletes_known_to = InvalidXLogRecPtr;
 
 static RpOpenRelation *relation_of(RpApplyTransaction *txn, RpRelationMap *map);
-static RpSlotVersion row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row);
-static P2pVersion version_of(RpApplyTransaction *txn, const RpSlotVersion *v);
 static void change_key(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 					   TupleTableSlot *key, bool *has_base, TupleTableSlot *base);
 static bool change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 						TupleTableSlot *key);
-static void deletes_complete(RpApplyTransaction *txn, Oid table);
 static bool insert_is_overruled(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
-								TupleTableSlot *key);
+								TupleTableSlot *key, RpStored stored);
 static void insert_without_key(RpApplyTransaction *txn, RpOpenRelation *open);
 static bool key_differs(RpOpenRelation *open);
 static void truncate_by_version(RpApplyTransaction *txn, RpOpenRelation *open);
@@ -70,6 +71,7 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 {
 	RpOpenRelation *open = relation_of(txn, map);
 	MemoryContext old = MemoryContextSwitchTo(txn->change_context);
+	TupleTableSlot *handler_change = NULL;
 
 	if (new_values)
 		rp_values_to_slot(map, new_values, open->incoming, open->given, open->unavailable);
@@ -105,7 +107,9 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 				open->unavailable[a] = false;
 			}
 		}
+		txn->second_half = true;
 		change_key(txn, open, P2P_OP_UPDATE, open->incoming, NULL, NULL);
+		txn->second_half = false;
 		ExecDropSingleTupleTableSlot(base);
 	}
 	else
@@ -119,6 +123,12 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 		rp_membership_register(txn->node, &row, txn->slot_version.seq);
 		txn->membership_changed = true;
 	}
+	if (map->is_handler_change && tag == P2P_TAG_INSERT)
+	{
+		handler_change = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(open->rel)),
+												  &TTSOpsHeapTuple);
+		ExecCopySlot(handler_change, open->incoming);
+	}
 	txn->changes++;
 	ExecClearTuple(open->local);
 	ExecClearTuple(open->found);
@@ -126,6 +136,11 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 	ExecClearTuple(open->old);
 	ExecClearTuple(open->store);
 	ResetPerTupleExprContext(open->estate);
+	if (handler_change)
+	{
+		rp_apply_close_relations(txn);	/* it may alter one of them */
+		rp_handlers_register(txn->node, handler_change, &txn->version);
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(txn->change_context);
 }
@@ -188,49 +203,59 @@ change_key(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSl
 
 	GetUserIdAndSecContext(&save_user, &save_sec);
 	SetUserIdAndSecContext(open->map->owner, save_sec | SECURITY_RESTRICTED_OPERATION);
-	for (;;)
+	txn->step = op == P2P_OP_DELETE ? rp_step_removing(txn->item) : rp_step_storing(txn->item);
+	do
 	{
+		RpSlotVersion version;
+
 		CHECK_FOR_INTERRUPTS();
+		if (base)
+			*has_base = false;
 		if (base && rp_row_find(open, key, open->local))
-		{
-			ExecCopySlot(base, open->local);
-			*has_base = true;
-		}
-		if (change_once(txn, open, op, key))
-			break;
-	}
+			*has_base = ExecCopySlot(base, open->local) != NULL;
+		else if (base && rp_displaced_find(open, key, &version, open->image))
+			*has_base = ExecCopySlot(base, open->image) != NULL;
+	} while (!change_once(txn, open, op, key));
 	SetUserIdAndSecContext(save_user, save_sec);
 }
 
-/* One attempt; false: somebody inserted the key meanwhile, look again. */
+/*
+ * One attempt; false: somebody inserted the key meanwhile, look again. A row that is
+ * displaced is here as well as one in the table, but for where it is.
+ */
 static bool
 change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSlot *key)
 {
+	const RpTableHandlers *handlers = rp_handlers_of(open->map->relid);
 	RpKeyHash	hash = rp_key_hash(open->map, key);
 	P2pKeyState here = {0};
 	RpSlotVersion row = {0};
 	RpSlotVersion tombstone = {0};
 	RpConflictRecord record = {0};
 	P2pDecision decision;
+	RpStored	stored;
+	bool		in_table;
 
-	here.row_exists = rp_row_find(open, key, open->local);
-	if (here.row_exists)
-	{
-		row = row_version(txn, open, open->local);
-		here.row = version_of(txn, &row);
-	}
+	if (handlers != NULL && handlers->tracked)
+		return rp_tracked_change(txn, open, op, key);
+	in_table = rp_row_find(open, key, open->local);
+	if (in_table)
+		row = rp_row_version(txn, open, open->local);
+	here.row_exists = in_table || rp_displaced_find(open, key, &row, open->image);
+	here.row = rp_version_of(txn->node, &row);
 	if (rp_keyindex_tombstone(open->map->relid, hash, &tombstone))
-		here.tombstone = version_of(txn, &tombstone);
+		here.tombstone = rp_version_of(txn->node, &tombstone);
 	decision = p2p_resolve(op, &txn->version, txn->deps, &here);
 
 	/* history first: the images are still as they were found */
+	if (here.row_exists)
+		record.local_row = in_table ? open->local : open->image;
 	if (op != P2P_OP_DELETE && decision.incoming_wins)
-		rp_row_build(open, here.row_exists ? open->local : NULL);
+		rp_row_build(open, record.local_row);
 	record.conflict = decision.conflict;
 	record.incoming_wins = decision.incoming_wins;
 	record.open = open;
 	record.key = key;
-	record.local_row = here.row_exists ? open->local : NULL;
 	record.remote_row = op != P2P_OP_DELETE ? open->incoming : NULL;
 	record.local = here.row_exists ? row : tombstone;
 	if (decision.incoming_wins)
@@ -244,23 +269,25 @@ change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableS
 		case P2P_REMEMBER_DELETE:
 			break;
 		case P2P_INSERT_ROW:
-			if (!rp_row_insert(open))
+		case P2P_UPDATE_ROW:
+			stored = rp_unique_store(txn, open, in_table, &txn->slot_version);
+			if (stored == RP_STORE_AGAIN)
 				return false;
-			if (insert_is_overruled(txn, open, op, key))
+			if (!in_table && insert_is_overruled(txn, open, op, key, stored))
 				return true;
 			/* it may have made known a local delete, which loses, but is a conflict all the same */
-			if (decision.conflict == P2P_NO_CONFLICT &&
+			if (decision.conflict == P2P_NO_CONFLICT && !here.row_exists &&
 				rp_keyindex_tombstone(open->map->relid, hash, &record.local))
 			{
-				here.tombstone = version_of(txn, &record.local);
+				here.tombstone = rp_version_of(txn->node, &record.local);
 				record.conflict = p2p_resolve(op, &txn->version, txn->deps, &here).conflict;
 			}
 			break;
-		case P2P_UPDATE_ROW:
-			rp_row_update(open);
-			break;
 		case P2P_DELETE_ROW:
-			rp_row_delete(open, open->local);
+			if (in_table)
+				rp_unique_delete(txn, open);
+			else
+				rp_displaced_drop(txn, open, key);
 			break;
 	}
 	if (decision.remember)
@@ -290,8 +317,8 @@ frozen_version_is_right(RpOpenRelation *open, TupleTableSlot *row, const RpVersi
  * the index is asked: an xid below it was captured before, so that its entry, if it
  * ever had one, is there or has become stable.
  */
-static RpSlotVersion
-row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
+RpSlotVersion
+rp_row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
 {
 	RpSlotVersion version = {0};
 	HeapTuple	tuple = ExecFetchSlotHeapTuple(row, false, NULL);
@@ -331,15 +358,15 @@ row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
 }
 
 /* The same version with the origin in place of the slot. */
-static P2pVersion
-version_of(RpApplyTransaction *txn, const RpSlotVersion *v)
+P2pVersion
+rp_version_of(RpNode *node, const RpSlotVersion *v)
 {
 	P2pVersion	version = {0};
 
 	if (v->seq == 0)
 		return version;
 	version.stamp = v->stamp;
-	version.dot.origin = txn->node->members[v->slot].origin;
+	version.dot.origin = node->members[v->slot].origin;
 	version.dot.seq = v->seq;
 	return version;
 }
@@ -369,8 +396,8 @@ rp_apply_deletes_known_to(XLogRecPtr lsn)
  * Make the key index complete for all local deletes of table that have
  * committed up to now. Costs a few reads when there was none.
  */
-static void
-deletes_complete(RpApplyTransaction *txn, Oid table)
+void
+rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table)
 {
 	RpNode	   *node = txn->node;
 	XLogRecPtr	captured;
@@ -384,30 +411,37 @@ deletes_complete(RpApplyTransaction *txn, Oid table)
 	captured = node->captured_lsn;
 	seq = node->members[RP_SELF].captured_seq;
 	SpinLockRelease(&node->vector_lock);
-	rp_keyindex_follow_own(seq);
+	rp_own_log_follow(seq);
 	deletes_known_to = captured;
 }
 
 /*
- * Our row is in the index: has a delete or truncate of this key a greater
- * version than ours? Then take the row out again, and say so in the history.
+ * Our row is in the index (or displaced, so that there is nothing for a client to delete
+ * unseen: what he inserted and deleted is read in the own log, see displaced.c). Has a
+ * delete or truncate of this key a greater version than ours? Then take the row out again,
+ * and say so in the history.
  */
 static bool
-insert_is_overruled(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSlot *key)
+insert_is_overruled(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSlot *key,
+					RpStored stored)
 {
 	RpSlotVersion tombstone = {0};
 	RpConflictRecord record = {0};
 	P2pKeyState here = {0};
 	P2pDecision decision;
 
-	deletes_complete(txn, open->map->relid);
+	rp_apply_deletes_complete(txn, open->map->relid);
 	if (!rp_keyindex_tombstone(open->map->relid, rp_key_hash(open->map, key), &tombstone) ||
 		rp_slot_version_compare(&tombstone, &txn->slot_version) <= 0)
 		return false;
 
 	CommandCounterIncrement();
-	rp_row_delete(open, open->store);
-	here.tombstone = version_of(txn, &tombstone);
+	if (stored == RP_STORED)
+		rp_row_delete(open, open->store);
+	else
+		rp_displaced_drop(txn, open, key);
+	rp_displaced_touch(open->map->relid);
+	here.tombstone = rp_version_of(txn->node, &tombstone);
 	decision = p2p_resolve(op, &txn->version, txn->deps, &here);
 	record.conflict = decision.conflict;
 	record.open = open;
@@ -426,7 +460,9 @@ rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags)
 	List	   *rels = NIL;
 	List	   *relids = NIL;
 	ListCell   *cell;
+	bool		past;
 
+	txn->step = rp_step_removing(txn->item);
 	rp_apply_close_relations(txn);	/* they hold indexes open */
 	foreach(cell, maps)
 	{
@@ -437,16 +473,27 @@ rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags)
 		relids = lappend_oid(relids, map->relid);
 	}
 	rp_barrier(txn->node, 0);	/* the tables' local changes are all stamped now */
-	if (all_is_past(txn))
+	past = all_is_past(txn);
+	if (past)
 		ExecuteTruncateGuts(rels, relids, NIL, DROP_RESTRICT,
 							(flags & P2P_TRUNCATE_RESTART_SEQS) != 0);
-	else
+	foreach(cell, maps)
 	{
-		foreach(cell, maps)
-			truncate_by_version(txn, relation_of(txn, lfirst(cell)));
+		RpOpenRelation *open = relation_of(txn, lfirst(cell));
+		const RpTableHandlers *handlers = rp_handlers_of(open->map->relid);
+
+		if (handlers != NULL && handlers->tracked)
+			rp_tracked_truncate(txn, open);
+		else if (!past)
+			truncate_by_version(txn, open);
 	}
 	foreach(cell, maps)
-		rp_keyindex_put_truncate(((RpRelationMap *) lfirst(cell))->relid, &txn->slot_version);
+	{
+		Oid			relid = ((RpRelationMap *) lfirst(cell))->relid;
+
+		rp_keyindex_put_truncate(relid, &txn->slot_version);
+		rp_displaced_truncate(txn, relid);
+	}
 	foreach(cell, rels)
 		table_close(lfirst(cell), NoLock);
 	txn->changes++;
@@ -482,7 +529,7 @@ truncate_by_version(RpApplyTransaction *txn, RpOpenRelation *open)
 		RpSlotVersion version;
 
 		CHECK_FOR_INTERRUPTS();
-		version = row_version(txn, open, open->local);
+		version = rp_row_version(txn, open, open->local);
 		if (rp_slot_version_compare(&version, &txn->slot_version) <= 0)
 			rp_row_delete(open, open->local);
 	}

@@ -20,12 +20,15 @@ typedef struct RpApplyTransaction
 	RpSlotVersion slot_version; /* slot, seq, stamp */
 	P2pVersion	version;		/* the same, with the origin */
 	const P2pVector *deps;
-	uint32		step;			/* operations so far: the place of one within the transaction */
+	uint32		item;			/* number of the current item, from 1 */
+	uint32		step;			/* of the operation in work: one of the two of its item (step.h) */
+	bool		second_half;	/* of a key update: the row at its new key */
 	List	   *opened;			/* RpOpenRelation * */
 	MemoryContext change_context;	/* reset after each change */
 	uint64		changes;
 	uint64		conflicts;
 	bool		membership_changed;
+	bool		no_wait;		/* give way to local transactions: ERROR rather than wait for one */
 } RpApplyTransaction;
 
 /* apply_change.c: carry out one item of a transaction. tag: INSERT, UPDATE or DELETE. */
@@ -37,6 +40,11 @@ void		rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags);
 void		rp_apply_close_relations(RpApplyTransaction *txn);
 /* Before the first apply: local deletes that the key index must know are all captured and read. */
 void		rp_apply_deletes_known_to(XLogRecPtr lsn);
+/* Make the key index complete for all local deletes of table that have committed up to now. */
+void		rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table);
+
+/* apply.c: have the session commit under the origin of slot, as this version of its. */
+void		rp_apply_origin_set(int slot, uint64 seq, P2pStamp stamp);
 
 /*
  * The version of a row found here (see there), and that with the origin in place of the slot.
@@ -50,12 +58,27 @@ P2pVersion	rp_version_of(RpNode *node, const RpSlotVersion *v);
  */
 bool		rp_tracked_change(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 							  TupleTableSlot *key);
-/* Between transactions: fold rows again that a local write has touched. Returns whether anything was done. */
+/*
+ * A truncate of a tracked table that is locked against everybody, all local changes captured:
+ * remember it in the key sets, and take out the rows that it leaves nothing of. For a
+ * table that was just emptied because all is in the truncate's past, too.
+ */
+void		rp_tracked_truncate(RpApplyTransaction *txn, RpOpenRelation *open);
+/*
+ * tracked_follow.c. Between transactions: fold rows again that a local write has touched. Returns whether
+ * anything was done.
+ */
 bool		rp_tracked_follow_up(RpNode *node);
+/* When it wants to be called again though nothing has happened, monotonic; 0: never. */
+int64		rp_tracked_due_us(void);
+/* siblings.c. Between transactions: forget the siblings that are stable; at the start of apply: all of them. */
+void		rp_siblings_sweep(RpNode *node);
+void		rp_siblings_start(RpNode *node);
 
 /*
  * apply_unique.c: store open->store as the row of its key (over the locked row in open->local if
- * row_exists), with this version, in a table that may have more unique indexes.
+ * row_exists), with this version, in a table that may have more unique indexes. A displaced row
+ * of the key is forgotten if the row is stored, be it displaced again.
  */
 typedef enum RpStored
 {
@@ -73,19 +96,21 @@ bool		rp_displaced_find(RpOpenRelation *open, TupleTableSlot *key, RpSlotVersion
 							  TupleTableSlot *out);
 /* Forget the displaced row of key: a greater version of it has come. */
 void		rp_displaced_drop(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *key);
-/* Between transactions: bring rows back whose values are free again. Returns whether anything was done. */
+/* displaced_follow.c. Between transactions: bring rows back whose values are free again. Returns whether anything was done. */
 bool		rp_displaced_follow_up(RpNode *node);
+/* When it wants to be called again though nothing has happened, monotonic; 0: never. */
+int64		rp_displaced_due_us(void);
 
 /* apply_row.c: find and lock the row of key into out; false: there is none. */
 bool		rp_row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out);
 /* Build open->store from the incoming values over base (the row here), or over defaults (NULL). */
 void		rp_row_build(RpOpenRelation *open, TupleTableSlot *base);
-/* Insert store; false: a live row of that key appeared meanwhile, and nothing is left behind. */
+/* Insert store; false: a live row claims one of its unique values, and nothing is left behind. */
 bool		rp_row_insert(RpOpenRelation *open);
 /* Insert store into a table without a key. */
 void		rp_row_insert_anyway(RpOpenRelation *open);
-/* Overwrite the locked row in open->local by store. */
-void		rp_row_update(RpOpenRelation *open);
+/* Overwrite the locked row in open->local by store; false: a live row may claim one of its unique values. */
+bool		rp_row_update(RpOpenRelation *open);
 void		rp_row_delete(RpOpenRelation *open, TupleTableSlot *row);
 
 /*

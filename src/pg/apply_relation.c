@@ -8,9 +8,10 @@
  * missing here is an error which stops that origin until the column is added.
  *
  * A map lives as long as the worker and is rebuilt after a relcache
- * invalidation of its table. A change carries its own description, so one
- * table may alternate between descriptions while a schema change spreads:
- * the map follows the description that was asked for last.
+ * invalidation of its table. A change carries its own description, and while
+ * a schema change spreads one table comes in several (an origin's next
+ * transaction, our own log read beside it): each description has its own map, so that
+ * none changes under somebody who is still using it.
  */
 #include "postgres.h"
 
@@ -47,6 +48,7 @@
 static HTAB *maps = NULL;
 
 static void map_invalidate(Datum arg, Oid relid);
+static RpRelationMap *map_find(const P2pRelation *remote, bool for_reading);
 static bool map_fits(const RpRelationMap *map, const P2pRelation *remote);
 static void map_build(RpRelationMap *map, const P2pRelation *remote);
 static void map_columns(RpRelationMap *map, Relation rel);
@@ -54,13 +56,14 @@ static bool type_has_receive(Oid type);
 static void map_key(RpRelationMap *map, Relation rel);
 static Oid	key_index_find(RpRelationMap *map, Relation rel);
 static void map_defaults(RpRelationMap *map, Relation rel);
+static List *arbiters_find(RpOpenRelation *open);
 
 void
 rp_relation_maps_init(void)
 {
 	HASHCTL		ctl = {0};
 
-	ctl.keysize = 2 * P2P_NAME_SIZE;
+	ctl.keysize = sizeof(RpRelationMapKey);
 	ctl.entrysize = sizeof(RpRelationMap);
 	ctl.hcxt = TopMemoryContext;
 	maps = hash_create("replp2p relation maps", 128, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
@@ -82,16 +85,49 @@ map_invalidate(Datum arg, Oid relid)
 	}
 }
 
+/* Hash what the columns of a description are. */
+static uint64
+columns_hash(const P2pRelation *remote)
+{
+	uint64		hash = remote->ncolumns;
+
+	for (uint32 i = 0; i < remote->ncolumns; i++)
+	{
+		const P2pColumn *column = &remote->columns[i];
+
+		hash = hash_combine64(hash, hash_bytes_extended((const unsigned char *) column->name,
+														strlen(column->name), column->flags));
+		hash = hash_combine64(hash, hash_bytes_extended((const unsigned char *) column->type,
+														strlen(column->type), 0));
+	}
+	return hash;
+}
+
 RpRelationMap *
 rp_relation_map(const P2pRelation *remote)
 {
-	char		key[2 * P2P_NAME_SIZE] = {0};
+	return map_find(remote, false);
+}
+
+RpRelationMap *
+rp_relation_map_for_reading(const P2pRelation *remote)
+{
+	return map_find(remote, true);
+}
+
+/* Return the map for a description, built or rebuilt as needed. */
+static RpRelationMap *
+map_find(const P2pRelation *remote, bool for_reading)
+{
+	RpRelationMapKey key = {0};
 	bool		found;
 	RpRelationMap *map;
 
-	strlcpy(key, remote->schema, P2P_NAME_SIZE);
-	strlcpy(key + P2P_NAME_SIZE, remote->name, P2P_NAME_SIZE);
-	map = hash_search(maps, key, HASH_ENTER, &found);
+	strlcpy(key.schema, remote->schema, P2P_NAME_SIZE);
+	strlcpy(key.name, remote->name, P2P_NAME_SIZE);
+	key.columns = columns_hash(remote);
+	key.for_reading = for_reading;
+	map = hash_search(maps, &key, HASH_ENTER, &found);
 	if (!found)
 	{
 		memset((char *) map + sizeof(key), 0, sizeof(RpRelationMap) - sizeof(key));
@@ -139,16 +175,25 @@ map_build(RpRelationMap *map, const P2pRelation *remote)
 								  AccessShareLock, true);
 	map->is_membership = strcmp(remote->schema, RP_SCHEMA) == 0 &&
 		strcmp(remote->name, "membership") == 0;
+	map->is_handler_change = strcmp(remote->schema, RP_SCHEMA) == 0 &&
+		strcmp(remote->name, "handler_changes") == 0;
 	if (!OidIsValid(map->relid))
 		return;					/* looked up again each time: it may be created */
 
 	rel = table_open(map->relid, NoLock);
 	old = MemoryContextSwitchTo(map->memory);
 	if (rel->rd_rel->relkind != RELKIND_RELATION)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s.%s\" is not an ordinary table here", remote->schema, remote->name),
-				 errhint("A table must have the same shape on every node, its partitions included.")));
+	{
+		if (!map->key.for_reading)
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("\"%s.%s\" is not an ordinary table here", remote->schema, remote->name),
+					 errhint("A table must have the same shape on every node, its partitions included.")));
+		MemoryContextSwitchTo(old);
+		table_close(rel, NoLock);
+		map->relid = InvalidOid;
+		return;
+	}
 	map->owner = rel->rd_rel->relowner;
 	map_columns(map, rel);
 	map_key(map, rel);
@@ -182,6 +227,8 @@ map_columns(RpRelationMap *map, Relation rel)
 				break;
 			}
 		}
+		if (column->attno < 0 && map->key.for_reading)
+			continue;
 		if (column->attno < 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -235,6 +282,11 @@ map_key(RpRelationMap *map, Relation rel)
 		return;
 
 	map->key_index = key_index_find(map, rel);
+	if (!OidIsValid(map->key_index) && map->key.for_reading)
+	{
+		map->has_key = false;
+		return;
+	}
 	if (!OidIsValid(map->key_index))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
@@ -267,7 +319,7 @@ map_key(RpRelationMap *map, Relation rel)
 	index_close(index, AccessShareLock);
 }
 
-/* Return a valid, immediate, total unique index on exactly the remote key columns. */
+/* Return a valid, immediate, total unique index on exactly the remote key columns; InvalidOid: none. */
 static Oid
 key_index_find(RpRelationMap *map, Relation rel)
 {
@@ -278,8 +330,11 @@ key_index_find(RpRelationMap *map, Relation rel)
 
 	for (uint32 i = 0; i < map->remote.ncolumns; i++)
 	{
-		if ((map->remote.columns[i].flags & P2P_COLUMN_KEY) && map->columns[i].attno >= 0)
-			wanted = bms_add_member(wanted, map->columns[i].attno);
+		if ((map->remote.columns[i].flags & P2P_COLUMN_KEY) == 0)
+			continue;
+		if (map->columns[i].attno < 0)
+			return InvalidOid;
+		wanted = bms_add_member(wanted, map->columns[i].attno);
 	}
 	foreach(cell, RelationGetIndexList(rel))
 	{
@@ -361,9 +416,29 @@ rp_relation_open(RpRelationMap *map)
 	open->incoming = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
 	open->old = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
 	open->store = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
+	open->image = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
+	open->base = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
+	open->arbiters = arbiters_find(open);
 	open->given = palloc0_array(bool, Max(map->natts, 1));
 	open->unavailable = palloc0_array(bool, Max(map->natts, 1));
 	return open;
+}
+
+/* The unique indexes in which a clash is resolved; those of deferrable constraints are not. */
+static List *
+arbiters_find(RpOpenRelation *open)
+{
+	List	   *oids = NIL;
+
+	for (int i = 0; i < open->result->ri_NumIndices; i++)
+	{
+		Form_pg_index index = open->result->ri_IndexRelationDescs[i]->rd_index;
+
+		if (index->indisunique && index->indimmediate && index->indisready &&
+			open->result->ri_IndexRelationDescs[i]->rd_rel->relam == BTREE_AM_OID)
+			oids = lappend_oid(oids, index->indexrelid);
+	}
+	return oids;
 }
 
 void
@@ -373,6 +448,7 @@ rp_relation_close(RpOpenRelation *open)
 	ExecResetTupleTable(open->estate->es_tupleTable, false);
 	FreeExecutorState(open->estate);
 	table_close(open->rel, NoLock);
+	list_free(open->arbiters);
 	pfree(open->given);
 	pfree(open->unavailable);
 	pfree(open);

@@ -29,10 +29,19 @@ typedef struct RpColumnMap
 	Oid			receive_ioparam;
 } RpColumnMap;
 
+/* What a map is found by. Two descriptions of one table have a map each. */
+typedef struct RpRelationMapKey
+{
+	char		schema[P2P_NAME_SIZE];	/* both with zeros to the end */
+	char		name[P2P_NAME_SIZE];
+	uint64		columns;		/* hash of what they are */
+	uint64		for_reading;	/* 1: what is not here any more is left out */
+} RpRelationMapKey;
+
 /* A remote description and where it leads here. Long-lived; rebuilt after an invalidation. */
 typedef struct RpRelationMap
 {
-	char		key[2 * P2P_NAME_SIZE]; /* schema, zero, name, zeros: hash key */
+	RpRelationMapKey key;
 	bool		valid;
 	P2pRelation remote;			/* with its own columns */
 	Oid			relid;			/* InvalidOid: there is no such table here */
@@ -50,6 +59,7 @@ typedef struct RpRelationMap
 	FmgrInfo	key_hash[INDEX_MAX_KEYS];	/* extended hash; fn_oid invalid: hash the bytes of its text */
 	FmgrInfo	key_out[INDEX_MAX_KEYS];
 	bool		is_membership;	/* replp2p.membership */
+	bool		is_handler_change;	/* replp2p.handler_changes */
 	int			ndefaults;		/* local columns that the remote side lacks */
 	int		   *default_attnos;
 	Node	  **defaults;		/* planned expressions, Expr nodes; NULL = null */
@@ -72,8 +82,11 @@ typedef struct RpOpenRelation
 	TupleTableSlot *local;		/* row found here */
 	TupleTableSlot *found;		/* scratch of the look-up */
 	TupleTableSlot *incoming;	/* virtual: new values, local columns */
-	TupleTableSlot *old;		/* virtual: old key values */
+	TupleTableSlot *old;		/* virtual: old key values, and what was sent with them */
 	TupleTableSlot *store;		/* virtual: what is written */
+	TupleTableSlot *image;		/* virtual: a row that was kept elsewhere */
+	TupleTableSlot *base;		/* virtual: scratch of apply_tracked.c */
+	List	   *arbiters;		/* oids of the unique indexes that are checked at once: the key's, and further ones */
 	bool	   *given;			/* per local attribute: incoming carries a value */
 	bool	   *unavailable;	/* per local attribute: unchanged TOAST, not sent */
 	ExprState **defaults;		/* made when first wanted */
@@ -87,6 +100,11 @@ void		rp_relation_maps_init(void);
  * tables do not fit (missing column, no matching unique index).
  */
 RpRelationMap *rp_relation_map(const P2pRelation *remote);
+/*
+ * The same to look at what a log holds, which may describe the table as it was: columns
+ * that are not here are left out, and without its key index has_key is false. No ERROR.
+ */
+RpRelationMap *rp_relation_map_for_reading(const P2pRelation *remote);
 
 /* Open for writing. ERROR with a hint if there is no such table. */
 RpOpenRelation *rp_relation_open(RpRelationMap *map);

@@ -5,8 +5,10 @@
  *
  * A row is found through the index of its key and locked until the
  * transaction ends. An insert is speculative, as INSERT ... ON CONFLICT does it: if a live row
- * of the same key appears meanwhile, ours is taken back and the caller looks
- * again. Other unique indexes raise their error, which stops the origin.
+ * of the same key appears meanwhile, or one that claims a value of another unique index,
+ * ours is taken back and the caller looks again. An update can't be taken back: the caller is told of
+ * the clash and resolves it before the transaction ends. Exclusion and deferrable
+ * constraints raise their error, which stops the origin.
  */
 #include "postgres.h"
 
@@ -178,7 +180,7 @@ store_generate(RpOpenRelation *open, CmdType command)
 		ExecComputeStoredGenerated(open->result, open->estate, open->store, command);
 }
 
-/* Insert store; false: a live row of that key appeared meanwhile (nothing is left behind). */
+/* Insert store; false: a live row claims one of its unique values, and nothing is left behind. */
 bool
 rp_row_insert(RpOpenRelation *open)
 {
@@ -193,7 +195,7 @@ rp_row_insert(RpOpenRelation *open)
 	token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
 	table_tuple_insert_speculative(open->rel, open->store, cid, 0, NULL, token);
 	unchecked = ExecInsertIndexTuples(open->result, open->store, open->estate, false, true, &clash,
-									  list_make1_oid(open->map->key_index));
+									  open->arbiters);
 	table_tuple_complete_speculative(open->rel, open->store, token, !clash);
 	SpeculativeInsertionLockRelease(GetCurrentTransactionId());
 	if (!clash)
@@ -231,11 +233,12 @@ deferred_refuse(RpOpenRelation *open, List *unchecked)
 			 errhint("Change one of the two rows on this node; applying goes on by itself.")));
 }
 
-/* Overwrite the locked row in local by store. */
-void
+/* Overwrite the locked row in local by store; false: a live row may claim one of its unique values. */
+bool
 rp_row_update(RpOpenRelation *open)
 {
 	bool		update_indexes;
+	bool		clash = false;
 
 	store_generate(open, CMD_UPDATE);
 	open->estate->es_output_cid = GetCurrentCommandId(true);
@@ -244,9 +247,12 @@ rp_row_update(RpOpenRelation *open)
 	simple_table_tuple_update(open->rel, &open->local->tts_tid, open->store, GetActiveSnapshot(),
 							  &update_indexes);
 	if (update_indexes)
-		deferred_refuse(open, ExecInsertIndexTuples(open->result, open->store, open->estate,
-													true, false, NULL, NIL));
+		deferred_refuse(open, list_difference_oid(ExecInsertIndexTuples(open->result, open->store,
+																		 open->estate, true, true,
+																		 &clash, open->arbiters),
+												  open->arbiters));
 	PopActiveSnapshot();
+	return !clash;
 }
 
 void

@@ -15,6 +15,9 @@
  *					 its deps are the captured vector at this place of the WAL
  *	  remote (ours)	 applied here by apply; origin_lsn is its seq, origin_timestamp
  *					 its stamp: moves the captured vector, and is in the version index
+ *	  restated		 a displaced row has come back (displaced_follow.c) under its old version:
+ *					 in the version index, and nothing else. One of another node's looks
+ *					 like a remote one, with a seq that moves no vector any more
  *	  copied		 written by a join: neither; its rows have their versions elsewhere
  *
  * A transaction under a replication origin that is not ours is a local one, with
@@ -342,6 +345,8 @@ commit_account(RpCapture *capture, XLogRecPtr end)
 	}
 	if (slot > 0)
 		commit_remote(capture, slot);
+	else if (slot == RP_SELF)
+		rp_capture_versions_put(commit, RP_SELF, commit->origin_lsn, commit->origin_timestamp);
 }
 
 /* A commit before the start position: it has been accounted for, its version entries may be lost. */
@@ -350,7 +355,7 @@ commit_refill(RpCapture *capture, int slot)
 {
 	const RpCommitRecord *commit = &capture->commit;
 
-	if (slot > 0)
+	if (slot >= 0)
 		rp_capture_versions_put(commit, slot, commit->origin_lsn, commit->origin_timestamp);
 	else
 		rp_capture_refill_note(capture, commit);
@@ -413,7 +418,7 @@ rp_capture_versions_put(const RpCommitRecord *commit, uint16 slot, uint64 seq, P
 		rp_versions_put(commit->full_xid + (int32) (commit->subxacts[i] - commit->xid), &entry);
 }
 
-/* Slot of a replication origin: > 0, or -1 if it is none of ours. */
+/* Slot of a replication origin; RP_SELF: versions of this node restated; -1: it is none of ours. */
 int
 rp_capture_origin_slot(RpCapture *capture, RepOriginId origin)
 {
@@ -425,7 +430,7 @@ rp_capture_origin_slot(RpCapture *capture, RepOriginId origin)
 		return -1;
 	/* Apply may have begun with a member since we last looked. */
 	slot = rp_member_by_roident(capture->node, origin);
-	return slot > 0 ? slot : -1;
+	return slot;
 }
 
 /* Take over the members from shared memory if they have changed. */
@@ -443,7 +448,7 @@ rp_capture_members_refresh(RpCapture *capture)
 	{
 		capture->generation = node->loaded_generation;
 		capture->nmembers = node->nmembers;
-		for (int slot = RP_SELF + 1; slot < node->nmembers; slot++)
+		for (int slot = RP_SELF; slot < node->nmembers; slot++)
 		{
 			const RpMember *member = &node->members[slot];
 

@@ -160,7 +160,7 @@ typedef struct RpCapture
 bool		rp_commit_record_parse(XLogReaderState *reader, RpCommitRecord *commit);
 /* The stamp below which nothing may be stamped after this commit; 0 = says nothing. */
 P2pStamp	rp_commit_record_floor(RpCapture *capture, const RpCommitRecord *commit);
-/* Slot of a replication origin: > 0, or -1 if it is none of ours. */
+/* Slot of a replication origin; RP_SELF: versions of this node restated; -1: it is none of ours. */
 int			rp_capture_origin_slot(RpCapture *capture, RepOriginId origin);
 /* Take over the members from shared memory if they have changed; may seal the body. */
 void		rp_capture_members_refresh(RpCapture *capture);

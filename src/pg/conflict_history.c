@@ -167,6 +167,8 @@ relationship_of(RpApplyTransaction *txn, const RpSlotVersion *local)
 		dot.origin = txn->node->members[local->slot].origin;
 		dot.seq = local->seq;
 	}
+	if (txn->deps == NULL)
+		return "concurrent";
 	return p2p_in_past(&dot, &txn->version.dot, txn->deps) ? "after" : "concurrent";
 }
 

@@ -18,6 +18,9 @@
  *	  UPDATE    the new row, all columns; the old key if it differs
  *	  DELETE    the old key
  *
+ * If the table has counters (set_column_merge), the old key and the old values of
+ * the counters always go with updates, and deletes: the difference is what was added.
+ *
  * A TOAST value that an update left unchanged is taken from the old row if the
  * WAL has it there, else read by its pointer (decode_toast.c), else sent as
  * "unchanged".
@@ -52,7 +55,7 @@ typedef struct Row
 	Datum	   *values;
 	bool	   *nulls;
 	bool	   *missing;		/* NULL: none is */
-	bool		only_key;		/* other columns are left out */
+	bool		only_old;		/* columns other than key and counters are left out */
 } Row;
 
 static RpCapture *attached = NULL;
@@ -135,8 +138,8 @@ plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation relat
 
 	(void) txn;
 	entry = rp_decode_relation(relation);
-	if (entry->is_exclusion_list)
-		rp_decode_exclusions_changed();
+	if (entry->is_rule)
+		rp_decode_rules_changed();
 	if (entry->replicated)
 	{
 		switch (change->action)
@@ -186,8 +189,8 @@ plugin_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, int nrelatio
 		{
 			RpDecodeRelation *entry = rp_decode_relation(relations[i]);
 
-			if (entry->is_exclusion_list)
-				rp_decode_exclusions_changed();
+			if (entry->is_rule)
+				rp_decode_rules_changed();
 			if (!entry->replicated)
 				continue;
 			if (n == 0)
@@ -225,7 +228,7 @@ plugin_filter_by_origin(LogicalDecodingContext *ctx, RepOriginId origin)
 
 	if (origin == InvalidRepOriginId)
 		return false;
-	return origin == RP_COPY_ORIGIN || rp_capture_origin_slot(capture, origin) > 0;
+	return origin == RP_COPY_ORIGIN || rp_capture_origin_slot(capture, origin) >= 0;
 }
 
 /* Write an insert. */
@@ -245,7 +248,7 @@ put_insert(RpCapture *capture, RpDecodeRelation *entry, TupleDesc desc, ReorderB
 	capture->tx.changes++;
 }
 
-/* Write an update: the old key only if the row has moved to another. */
+/* Write an update: the old key only if the row has moved to another, or old values are wanted. */
 static void
 put_update(RpCapture *capture, RpDecodeRelation *entry, TupleDesc desc, ReorderBufferChange *change)
 {
@@ -263,7 +266,7 @@ put_update(RpCapture *capture, RpDecodeRelation *entry, TupleDesc desc, ReorderB
 	if (old_tuple != NULL)
 		heap_deform_tuple(&old_tuple->tuple, desc, entry->old_values, entry->old_nulls);
 	resolve_toast(entry, old_tuple != NULL);
-	send_old = old_tuple != NULL && key_differs(entry);
+	send_old = old_tuple != NULL && (entry->has_counters || key_differs(entry));
 
 	rp_transaction_change(capture);
 	describe(capture, entry);
@@ -370,7 +373,7 @@ put_row(RpCapture *capture, RpDecodeRelation *entry, const Row *row)
 		RpDecodeColumn *column = &entry->columns[i];
 		P2pValue	value = {0};
 
-		if (row->only_key && !column->key)
+		if (row->only_old && !column->key && !column->counter)
 			value.kind = P2P_VALUE_ABSENT;
 		else if (row->nulls[column->attno])
 			value.kind = P2P_VALUE_NULL;

@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "nodes/bitmapset.h"
 #include "utils/relcache.h"
 
 #include "capture.h"
@@ -28,6 +29,7 @@ typedef struct RpDecodeColumn
 {
 	int			attno;			/* 0-based */
 	bool		key;
+	bool		counter;		/* updates and deletes carry its old value, too */
 	bool		byval;
 	int16		length;			/* attlen */
 	RpColumnForm form;
@@ -40,9 +42,10 @@ typedef struct RpDecodeRelation
 	Oid			relid;			/* hash key */
 	bool		valid;
 	bool		replicated;
-	bool		is_exclusion_list;	/* replp2p.excluded_tables */
+	bool		is_rule;		/* replp2p.excluded_tables or table_handlers */
 	bool		has_key;
 	bool		full;			/* REPLICA IDENTITY FULL: old rows are complete */
+	bool		has_counters;	/* and full */
 	uint64		body;			/* number of the body that describes it as relno */
 	uint32		relno;
 	P2pRelation description;
@@ -65,8 +68,15 @@ void		rp_decode_attach(RpCapture *capture);
 void		rp_decode_relations_init(void);
 /* The entry of an open relation, valid until the next call. In a decoding callback. */
 RpDecodeRelation *rp_decode_relation(Relation relation);
-/* A change of replp2p.excluded_tables was decoded: judge every table again. */
-void		rp_decode_exclusions_changed(void);
+/* A change of a table that says what is replicated, and how, was decoded: judge every table again. */
+void		rp_decode_rules_changed(void);
+
+/* For the catalogs as they are now, too: */
+
+/* The attribute numbers (from 1) of the key by which a table's rows are known; empty: none is of use. */
+Bitmapset  *rp_decode_key(Relation relation);
+/* Do the bytes of the type's send function mean the same on every server? A domain: ask for its base. */
+bool		rp_type_is_portable(Oid type);
 
 /*
  * Fetch an on-disk TOAST value by its pointer, whoever still refers to it, into

@@ -4,14 +4,15 @@
  *	  tables as the historic snapshot shows them.
  *
  * Replicated is every permanent table that is not the server's, not our own
- * (but replp2p.membership is), and not in replp2p.excluded_tables. The last is a
- * user catalog table, so it is read as it was when the change was made, by the
+ * (but replp2p.membership and handler_changes are), and not in replp2p.excluded_tables.
+ * That and replp2p.table_handlers, which names the columns that are counters, are
+ * user catalog tables, so they are read as they were when the change was made, by the
  * same snapshot as the columns.
  *
  * An entry holds until the server invalidates the table, a schema or a type
- * changes, or a change of excluded_tables is decoded; decoding carries out the
- * invalidations of each transaction at their place in the WAL. exclude_table()
- * and include_table() send a relcache invalidation of the table, so that the
+ * changes, or a change of excluded_tables or table_handlers is decoded; decoding carries out the
+ * invalidations of each transaction at their place in the WAL. Whoever writes those two
+ * sends a relcache invalidation of the table in question, so that the
  * switch also comes at its place within transactions that were running meanwhile.
  *
  * The key of a table is its replica identity index, or its primary key under
@@ -53,26 +54,41 @@
 
 #define EXCLUSION_LIST "excluded_tables"
 #define MEMBERSHIP_LOG "membership"
+#define HANDLER_LOG "handler_changes"
+#define HANDLER_LIST "table_handlers"
 
 static HTAB *relations = NULL;
 static RpDecodeRelation *last_relation = NULL;
 
-/* The oids in excluded_tables, as of the last time that an entry was built. */
-static bool exclusions_valid = false;
-static Oid *exclusions = NULL;
-static int	nexclusions = 0;
+/* Columns of table_handlers. */
+#define ANUM_HANDLER_SETTING 7
+#define ANUM_HANDLER_RELATION 9
+#define ANUM_HANDLER_COLUMN 10
+
+/* What excluded_tables and table_handlers said the last time that an entry was built. */
+typedef struct Rule
+{
+	Oid			relid;
+	AttrNumber	counter;		/* a column that counts; 0: the table is excluded */
+} Rule;
+
+static bool rules_valid = false;
+static Rule *rules = NULL;
+static int	nrules = 0;
+static int	max_rules = 0;
 
 static void relation_forget(Datum arg, Oid relid);
 static void relations_forget(Datum arg, int cache, uint32 hash);
 static void relations_empty(void);
 static void relation_build(RpDecodeRelation *entry, Relation relation);
 static bool relation_is_replicated(RpDecodeRelation *entry, Relation relation);
-static bool relation_is_excluded(Oid relid);
-static void exclusions_load(void);
-static Bitmapset *relation_key(Relation relation);
+static bool rule_holds(Oid relid, AttrNumber counter);
+static bool exclusion_rule(HeapTuple tuple, TupleDesc desc, Rule *rule);
+static bool counter_rule(HeapTuple tuple, TupleDesc desc, Rule *rule);
+static void rules_load(const char *list_name,
+					   bool (*rule_of) (HeapTuple tuple, TupleDesc desc, Rule *rule));
 static void columns_build(RpDecodeRelation *entry, Relation relation, Bitmapset *key);
 static void column_build(RpDecodeColumn *column, Form_pg_attribute att, MemoryContext memory);
-static bool type_is_portable(Oid type);
 static RpColumnForm form_of_send(Oid send, Form_pg_attribute att);
 
 /* Make the cache and have the server tell us of changes. */
@@ -119,7 +135,7 @@ rp_decode_relation(Relation relation)
 
 /* Judge every table again. */
 void
-rp_decode_exclusions_changed(void)
+rp_decode_rules_changed(void)
 {
 	relations_forget((Datum) 0, 0, 0);
 }
@@ -139,7 +155,7 @@ relation_forget(Datum arg, Oid relid)
 	if (entry != NULL)
 		entry->valid = false;
 	/* The table may have been excluded or included: read the list again, too. */
-	exclusions_valid = false;
+	rules_valid = false;
 }
 
 /* The server says that something changed on which any entry may hang. */
@@ -155,7 +171,7 @@ relations_forget(Datum arg, int cache, uint32 hash)
 	hash_seq_init(&status, relations);
 	while ((entry = hash_seq_search(&status)) != NULL)
 		entry->valid = false;
-	exclusions_valid = false;
+	rules_valid = false;
 }
 
 /* Give the memory of all entries back. */
@@ -193,14 +209,14 @@ relation_build(RpDecodeRelation *entry, Relation relation)
 		return;
 
 	old = MemoryContextSwitchTo(memory);
-	key = relation_key(relation);
+	key = rp_decode_key(relation);
 	entry->has_key = !bms_is_empty(key);
 	entry->full = relation->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
 	columns_build(entry, relation, key);
 	MemoryContextSwitchTo(old);
 }
 
-/* Are changes of this table for others? Sets is_exclusion_list. */
+/* Are changes of this table for others? Sets is_rule. */
 static bool
 relation_is_replicated(RpDecodeRelation *entry, Relation relation)
 {
@@ -217,65 +233,91 @@ relation_is_replicated(RpDecodeRelation *entry, Relation relation)
 		return false;
 	if (strcmp(schema_name, RP_SCHEMA) == 0)
 	{
-		entry->is_exclusion_list = strcmp(RelationGetRelationName(relation), EXCLUSION_LIST) == 0;
-		return strcmp(RelationGetRelationName(relation), MEMBERSHIP_LOG) == 0;
+		const char *name = RelationGetRelationName(relation);
+
+		entry->is_rule = strcmp(name, EXCLUSION_LIST) == 0 || strcmp(name, HANDLER_LIST) == 0;
+		return strcmp(name, MEMBERSHIP_LOG) == 0 || strcmp(name, HANDLER_LOG) == 0;
 	}
-	return !relation_is_excluded(entry->relid);
+	return !rule_holds(entry->relid, 0);
 }
 
-/* Does excluded_tables name the table, in the current historic snapshot? */
+/* Is there such a rule, in the current historic snapshot? */
 static bool
-relation_is_excluded(Oid relid)
+rule_holds(Oid relid, AttrNumber counter)
 {
-	if (!exclusions_valid)
-		exclusions_load();
-	for (int i = 0; i < nexclusions; i++)
+	if (!rules_valid)
 	{
-		if (exclusions[i] == relid)
+		nrules = 0;
+		rules_valid = true;
+		rules_load(EXCLUSION_LIST, exclusion_rule);
+		rules_load(HANDLER_LIST, counter_rule);
+	}
+	for (int i = 0; i < nrules; i++)
+	{
+		if (rules[i].relid == relid && rules[i].counter == counter)
 			return true;
 	}
 	return false;
 }
 
-/* Read excluded_tables. Without a lock on it, as decoding opens all tables. */
+/* A row of excluded_tables. */
+static bool
+exclusion_rule(HeapTuple tuple, TupleDesc desc, Rule *rule)
+{
+	bool		isnull;
+
+	rule->relid = DatumGetObjectId(heap_getattr(tuple, 1, desc, &isnull));
+	rule->counter = 0;
+	return !isnull;
+}
+
+/* A row of table_handlers; false: not that of a counter. An older one that another supersedes does no harm. */
+static bool
+counter_rule(HeapTuple tuple, TupleDesc desc, Rule *rule)
+{
+	bool		isnull;
+	Datum		setting = heap_getattr(tuple, ANUM_HANDLER_SETTING, desc, &isnull);
+
+	if (isnull || strcmp(TextDatumGetCString(setting), "counter") != 0)
+		return false;
+	rule->relid = DatumGetObjectId(heap_getattr(tuple, ANUM_HANDLER_RELATION, desc, &isnull));
+	rule->counter = DatumGetInt16(heap_getattr(tuple, ANUM_HANDLER_COLUMN, desc, &isnull));
+	return rule->counter > 0;
+}
+
+/* Read one of our lists. Without a lock on it, as decoding opens all tables. */
 static void
-exclusions_load(void)
+rules_load(const char *list_name, bool (*rule_of) (HeapTuple tuple, TupleDesc desc, Rule *rule))
 {
 	Oid			schema = get_namespace_oid(RP_SCHEMA, true);
-	Oid			relid = OidIsValid(schema) ? get_relname_relid(EXCLUSION_LIST, schema) : InvalidOid;
+	Oid			relid = OidIsValid(schema) ? get_relname_relid(list_name, schema) : InvalidOid;
 	Relation	list = OidIsValid(relid) ? RelationIdGetRelation(relid) : NULL;
-	int			max = 0;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	nexclusions = 0;
-	exclusions_valid = true;
 	if (!RelationIsValid(list))
 		return;
 	scan = systable_beginscan(list, InvalidOid, false, NULL, 0, NULL);
 	while ((tuple = systable_getnext(scan)) != NULL)
 	{
-		bool		isnull;
-		Datum		oid = heap_getattr(tuple, 1, RelationGetDescr(list), &isnull);
-
-		if (nexclusions == max)
+		if (nrules == max_rules)
 		{
-			max = Max(64, max * 2);
-			if (exclusions == NULL)
-				exclusions = MemoryContextAlloc(TopMemoryContext, max * sizeof(Oid));
+			max_rules = Max(64, max_rules * 2);
+			if (rules == NULL)
+				rules = MemoryContextAlloc(TopMemoryContext, max_rules * sizeof(Rule));
 			else
-				exclusions = repalloc_huge(exclusions, max * sizeof(Oid));
+				rules = repalloc_huge(rules, max_rules * sizeof(Rule));
 		}
-		if (!isnull)
-			exclusions[nexclusions++] = DatumGetObjectId(oid);
+		if (rule_of(tuple, RelationGetDescr(list), &rules[nrules]))
+			nrules++;
 	}
 	systable_endscan(scan);
 	RelationClose(list);
 }
 
 /* Return the attribute numbers of the table's key; empty if it has none that is of use. */
-static Bitmapset *
-relation_key(Relation relation)
+Bitmapset *
+rp_decode_key(Relation relation)
 {
 	TupleDesc	desc = RelationGetDescr(relation);
 	Bitmapset  *key = NULL;
@@ -339,6 +381,8 @@ columns_build(RpDecodeRelation *entry, Relation relation, Bitmapset *key)
 		memcpy(column->type, type, pg_mbcliplen(type, strlen(type), P2P_TYPE_NAME_SIZE - 1));
 		entry->columns[n].attno = i;
 		entry->columns[n].key = bms_is_member(i + 1, key);
+		entry->columns[n].counter = entry->full && rule_holds(entry->relid, i + 1);
+		entry->has_counters |= entry->columns[n].counter;
 		column->flags = entry->columns[n].key ? P2P_COLUMN_KEY : 0;
 		column_build(&entry->columns[n], att, entry->memory);
 		n++;
@@ -359,7 +403,7 @@ column_build(RpDecodeColumn *column, Form_pg_attribute att, MemoryContext memory
 
 	column->byval = att->attbyval;
 	column->length = att->attlen;
-	if (type_is_portable(base))
+	if (rp_type_is_portable(base))
 	{
 		getTypeBinaryOutputInfo(base, &function, &varlena);
 		column->form = form_of_send(function, att);
@@ -373,8 +417,8 @@ column_build(RpDecodeColumn *column, Form_pg_attribute att, MemoryContext memory
 }
 
 /* Do the bytes of the type's send function mean the same on every server? */
-static bool
-type_is_portable(Oid type)
+bool
+rp_type_is_portable(Oid type)
 {
 	Oid			element = get_element_type(type);
 	HeapTuple	tuple;

@@ -5,6 +5,7 @@
  *	  schema		 what pg_dump calls pre-data: types, tables, functions
  *	  data			 COPY of each table out of the donor's snapshot, sequences
  *	  indexes		 post-data: indexes, constraints, triggers; refreshed views
+ *	  handlers		 which conflict handlers hold, with the versions of their changes
  *	  catching up	 the members, and how far each origin is applied: the vector
  *					 of the snapshot; then the commit
  *
@@ -61,6 +62,7 @@
 #include "barrier.h"
 #include "catalog.h"
 #include "crashpoint.h"
+#include "handlers_internal.h"
 #include "join_internal.h"
 #include "settings.h"
 #include "versions.h"
@@ -91,6 +93,7 @@ static struct
 static void schema_run(const char *script);
 static void data_copy(RpJoin *join);
 static void sequences_copy(RpJoin *join);
+static void handlers_take_over(RpJoin *join);
 static void members_take_over(RpJoin *join);
 static void commit(RpJoin *join);
 
@@ -134,6 +137,7 @@ rp_join_copy(RpJoin *join)
 	sequences_copy(join);
 	rp_join_phase(join->node, "indexes", NULL);
 	schema_run(rp_join_dump(join, "post-data"));
+	handlers_take_over(join);
 	members_take_over(join);
 
 	AtEOXact_GUC(false, settings_level);
@@ -252,13 +256,16 @@ schema_run(const char *script)
 
 /*
  * Read which tables to copy: permanent ones that no extension brings; of those
- * of extensions the configuration, as pg_dump does; and the membership log.
+ * of extensions the configuration, as pg_dump does; the logs of membership and of handlers; and
+ * displaced rows.
  */
 static List *
 tables_read(RpJoin *join)
 {
 	RpJoinRows *rows = rp_join_query(join,
-									 "SELECT c.oid, n.nspname, c.relname, x.condition,"
+									 "SELECT c.oid, n.nspname, c.relname, CASE WHEN d.ours"
+									 "  THEN 'WHERE EXISTS (SELECT FROM pg_class k WHERE k.oid = relation)'"
+									 "  ELSE x.condition END,"
 									 " EXISTS (SELECT FROM replp2p.excluded_tables e WHERE e.relation = c.oid),"
 									 " a.attname"
 									 " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -266,8 +273,10 @@ tables_read(RpJoin *join)
 									 "  AND NOT a.attisdropped AND a.attgenerated = ''"
 									 " LEFT JOIN LATERAL (SELECT e.extcondition[array_position(e.extconfig, c.oid)] AS condition"
 									 "  FROM pg_extension e WHERE c.oid = ANY (e.extconfig)) x ON true"
+									 " CROSS JOIN LATERAL (SELECT c.oid IN ('replp2p.displaced_rows'::regclass,"
+									 "  'replp2p.displacing_rows'::regclass) AS ours) d"
 									 " WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384"
-									 " AND (c.oid = 'replp2p.membership'::regclass"
+									 " AND (c.oid IN ('replp2p.membership'::regclass, 'replp2p.handler_changes'::regclass) OR d.ours"
 									 "  OR (n.nspname <> 'replp2p' AND (x.condition IS NOT NULL"
 									 "   OR NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass"
 									 "    AND d.objid = c.oid AND d.deptype = 'e'))))"
@@ -542,6 +551,59 @@ sequences_copy(RpJoin *join)
 		rp_worker_check(join->node, RP_WORKER_JOIN);
 		sequence_copy(join, rp_join_value(rows, i, 0));
 	}
+}
+
+/* Read a change of conflict handlers as the donor has it. */
+static void
+handler_read(const RpJoinRows *rows, int i, RpHandlerRow *row, RpChangeVersion *made)
+{
+	memset(row, 0, sizeof(*row));
+	memset(made, 0, sizeof(*made));
+	rp_join_id(rp_join_value(rows, i, 0), &row->author.id);
+	row->author.epoch = (uint32) strtoul(rp_join_value(rows, i, 1), NULL, 10);
+	row->serial = strtoll(rp_join_value(rows, i, 2), NULL, 10);
+	strlcpy(row->schema, rp_join_value(rows, i, 3), sizeof(row->schema));
+	strlcpy(row->table, rp_join_value(rows, i, 4), sizeof(row->table));
+	strlcpy(row->column, rp_join_value(rows, i, 5), sizeof(row->column));
+	strlcpy(row->setting, rp_join_value(rows, i, 6), sizeof(row->setting));
+	strlcpy(row->function, rp_join_value(rows, i, 7), sizeof(row->function));
+	made->version.dot.origin = row->author;
+	made->version.dot.seq = strtoull(rp_join_value(rows, i, 8), NULL, 10);
+	made->version.stamp = strtoll(rp_join_value(rows, i, 9), NULL, 10);
+	made->settled = strcmp(rp_join_value(rows, i, 10), "t") == 0;
+}
+
+/*
+ * Note the conflict handlers that hold at the donor. Not from the copied log: the
+ * versions of old changes stand in no change log any more. What is settled there is so everywhere.
+ */
+static void
+handlers_take_over(RpJoin *join)
+{
+	RpJoinRows *rows = rp_join_query(join,
+									 "SELECT author_id, author_epoch, serial, schema_name, table_name,"
+									 " coalesce(column_name, ''), setting, coalesce(function_name, ''),"
+									 " coalesce(seq, 0), stamp, settled FROM replp2p.get_table_handlers()");
+	RpCatalog	catalog;
+
+	rp_catalog_open(&catalog);
+	for (int i = 0; i < rows->nrows; i++)
+	{
+		RpHandlerRow row;
+		RpChangeVersion made;
+		Oid			relid;
+		AttrNumber	attno;
+
+		handler_read(rows, i, &row, &made);
+		if (made.version.dot.seq == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the sponsor does not know the version of a change of conflict handlers yet"),
+					 errhint("The join is tried again by itself.")));
+		rp_handler_row_resolve(&row, &relid, &attno);
+		(void) rp_handler_entry_add(join->node, &row, relid, attno, &made);
+	}
+	rp_catalog_close(&catalog);
 }
 
 /* ERROR unless the log that was copied admits this node. Between catalog open and close. */

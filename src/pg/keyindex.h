@@ -31,19 +31,11 @@ bool		rp_keyindex_tombstone(Oid table, RpKeyHash key, RpSlotVersion *version);
 bool		rp_keyindex_copied_row(RpKeyHash key, RpSlotVersion *version);
 
 /*
- * Read the change log of a member from after_seq on, up to limit_seq, and
- * remember the deletes, truncates and key updates in it; of transactions up
- * to copied_seq every version. In a transaction. Returns the last seq read.
+ * Take up one item of a log (logpass.h): deletes, truncates and key updates; of transactions up
+ * to copied_seq every version. In a transaction.
  */
-uint64		rp_keyindex_read_log(int slot, const P2pOrigin *origin, uint64 after_seq,
-								 uint64 limit_seq, uint64 copied_seq);
-
-/*
- * The same for the own log, remembering where it stopped: cheap to call again.
- * rp_keyindex_start_own says from where.
- */
-void		rp_keyindex_start_own(uint64 after_seq);
-void		rp_keyindex_follow_own(uint64 limit_seq);
+struct RpPassItem;
+void		rp_keyindex_visit(const struct RpPassItem *item, uint64 copied_seq);
 
 /*
  * Did this very transaction insert or update the row of key? Reads it from the

@@ -189,9 +189,9 @@ identity_check(const LoadedNode *loaded)
 	checked = loaded->self;
 }
 
-/* Find the replication origin of a member, and how far it has come. */
+/* Find the replication origin of a member, and how far it has come. This node itself can do without. */
 static void
-origin_find(LoadedMember *member)
+origin_find(LoadedMember *member, bool self)
 {
 	char		name[RP_ORIGIN_NAME_SIZE];
 
@@ -199,7 +199,7 @@ origin_find(LoadedMember *member)
 	member->roident = replorigin_by_name(name, true);
 	if (member->roident != InvalidRepOriginId)
 		member->progress = replorigin_get_progress(member->roident, false);
-	else if (member->status == RP_MEMBER_ADMITTED)
+	else if (member->status == RP_MEMBER_ADMITTED && !self)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("replication origin \"%s\" of member \"%s\" is missing", name, member->name),
@@ -240,9 +240,9 @@ members_read(LoadedNode *loaded)
 		!p2p_origin_equal(&loaded->members[RP_SELF].origin, &loaded->self))
 		elog(ERROR, "replp2p: slot 0 of replp2p.members is not this node");
 	/* look-ups of origins use the catalog, so SPI's result is done with before */
-	for (int slot = RP_SELF + 1; slot < loaded->nmembers; slot++)
+	for (int slot = RP_SELF; slot < loaded->nmembers; slot++)
 		if (loaded->members[slot].status != RP_MEMBER_FREE)
-			origin_find(&loaded->members[slot]);
+			origin_find(&loaded->members[slot], slot == RP_SELF);
 }
 
 /*
@@ -357,7 +357,9 @@ rp_members_load(RpNode *node)
 static void
 rows_delete(void)
 {
-	static const char *const tables[] = {"invites", "members", "membership", "local_node"};
+	static const char *const tables[] = {
+		"invites", "members", "membership", "handler_changes", "table_handlers", "local_node"
+	};
 
 	for (size_t i = 0; i < lengthof(tables); i++)
 		rp_catalog_run(psprintf("DELETE FROM replp2p.%s", tables[i]), SPI_OK_DELETE, NULL, 0);

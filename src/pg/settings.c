@@ -27,6 +27,8 @@ int			rp_conflict_history_days = 30;
 int			rp_conflict_history_rows = 100000;
 int			rp_connect_timeout_s = 5;
 int			rp_dead_after_s = 10;
+int			rp_handler_timeout_ms = 1000;
+int			rp_sibling_warning = 100;
 char	   *rp_unreachable_peers = NULL;
 char	   *rp_crash_point = NULL;
 bool		rp_raw_stamps = false;
@@ -75,6 +77,12 @@ static const IntSetting int_settings[] = {
 	{"replp2p.dead_after",
 		"Calls a member unreachable when nothing was heard of it for this time.",
 	&rp_dead_after_s, 1, 86400, GUC_UNIT_S},
+	{"replp2p.handler_timeout",
+		"Cancels a call of a custom conflict handler that takes longer than this.",
+	&rp_handler_timeout_ms, 10, 3600000, GUC_UNIT_MS},
+	{"replp2p.sibling_warning",
+		"Warns in the server's log when a row has more siblings than this; 0 never does.",
+	&rp_sibling_warning, 0, INT_MAX, 0},
 };
 
 /* Define one reloadable whole number. */

@@ -20,6 +20,8 @@ extern int	rp_conflict_history_days;	/* sighup; default 30 */
 extern int	rp_conflict_history_rows;	/* sighup; default 100000 */
 extern int	rp_connect_timeout_s;		/* sighup; default 5 */
 extern int	rp_dead_after_s;			/* sighup; a member unheard of for so long is unreachable, default 10 */
+extern int	rp_handler_timeout_ms;		/* sighup; one call of a custom handler, default 1000 */
+extern int	rp_sibling_warning;			/* sighup; siblings of one row, 0 = never, default 100 */
 extern char *rp_unreachable_peers;		/* sighup; comma-separated names: drill, link cut both ways */
 extern char *rp_crash_point;			/* only with RP_CRASH_POINTS: see crashpoint.h */
 extern bool rp_raw_stamps;				/* only with RP_CRASH_POINTS: stamps that diverge */

@@ -17,6 +17,7 @@
 #include "access/xlog.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "replication/origin.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/timestamp.h"
@@ -195,11 +196,12 @@ rp_setup_begin(void)
 	rp_at_commit_start_node();
 }
 
-/* Insert the row of members for this node itself. */
+/* Insert the row of members for this node itself, and make its replication origin. */
 static void
 self_insert(const RpNewNode *node)
 {
 	const RpIdentity *me = node->identity;
+	char		origin_name[RP_ORIGIN_NAME_SIZE];
 	RpArg		args[] = {
 		rp_arg_bytes(&me->self.id, P2P_ID_SIZE),
 		rp_arg_int4((int32) me->self.epoch),
@@ -211,6 +213,9 @@ self_insert(const RpNewNode *node)
 	rp_catalog_run("INSERT INTO replp2p.members (slot, node_id, epoch, node_name, dsn, public_key, status)"
 				   " VALUES (0, $1, $2, $3, $4, $5, 'admitted')",
 				   SPI_OK_INSERT, args, lengthof(args));
+	rp_origin_name(MyDatabaseId, &me->self, origin_name, sizeof(origin_name));
+	if (replorigin_by_name(origin_name, true) == InvalidRepOriginId)
+		(void) replorigin_create(origin_name);
 }
 
 /* Insert the rows of a new node and write its key file. */
@@ -225,6 +230,8 @@ rp_setup_insert(const RpNewNode *node)
 	rp_catalog_run("DELETE FROM replp2p.conflict_history", SPI_OK_DELETE, NULL, 0);
 	rp_catalog_run("DELETE FROM replp2p.failed_transactions", SPI_OK_DELETE, NULL, 0);
 	rp_catalog_run("DELETE FROM replp2p.skipped_changes", SPI_OK_DELETE, NULL, 0);
+	rp_catalog_run("DELETE FROM replp2p.displaced_rows", SPI_OK_DELETE, NULL, 0);
+	rp_catalog_run("DELETE FROM replp2p.displacing_rows", SPI_OK_DELETE, NULL, 0);
 	{
 		RpArg		args[] = {
 			rp_arg_bytes(&me->self.id, P2P_ID_SIZE),

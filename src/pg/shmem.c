@@ -80,6 +80,7 @@ node_reset(RpNode *node)
 	memset(node->workers, 0, sizeof(node->workers));
 	memset(&node->join, 0, sizeof(node->join));
 	pg_atomic_write_u64(&node->commit_lsn, 0);
+	pg_atomic_write_u64(&node->handlers_settled, 0);
 
 	SpinLockAcquire(&node->vector_lock);
 	node->captured_lsn = InvalidXLogRecPtr;
@@ -125,6 +126,8 @@ node_init(RpNode *node, int tranche)
 		pg_atomic_init_u32(&node->deleting[i], 0);
 		pg_atomic_init_u64(&node->deleted_lsn[i], 0);
 	}
+	pg_atomic_init_u64(&node->handler_changes, 0);
+	pg_atomic_init_u64(&node->handlers_settled, 0);
 }
 
 /* Make the memory, or find it (where processes are not forked). */

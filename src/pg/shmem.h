@@ -35,6 +35,14 @@
 #define RP_MAX_MEMBERS P2P_MAX_MEMBERS
 #define RP_ERROR_TEXT_SIZE 512
 
+/* Does this node have rows that others displace? Until apply has looked, nobody knows. */
+typedef enum RpDisplaced
+{
+	RP_DISPLACED_UNKNOWN = 0,
+	RP_DISPLACED_NONE,
+	RP_DISPLACED_SOME
+} RpDisplaced;
+
 /* The origin under which a join copies rows: never captured. */
 #define RP_COPY_ORIGIN DoNotReplicateId
 
@@ -98,7 +106,7 @@ typedef struct RpMember
 	char		name[NAMEDATALEN];
 	char		dsn[P2P_DSN_SIZE];
 	uint8		public_key[P2P_PUBLIC_KEY_SIZE];
-	RepOriginId roident;		/* InvalidRepOriginId for self */
+	RepOriginId roident;		/* of self: for versions of ours that are restated (displaced.h) */
 	uint64		left_seq;		/* its last seq, if it left */
 	bool		paused;
 	P2pStamp	accepted_stamp; /* stamps up to this are not held */
@@ -109,6 +117,7 @@ typedef struct RpMember
 	uint64		captured_seq;	/* as capture read it from the WAL; self: its own seq; writer: capture */
 	uint64		applied_seq;	/* visible here; self: = captured_seq; writer: apply, capture for self */
 	uint64		stable_seq;		/* writer: gossip */
+	uint64		rechecked_seq;	/* displaced rows were judged after this was applied; writer: apply */
 	uint64		required_seq;	/* a joiner must store up to this before it applies; writer: rp_members_load */
 	P2pStamp	stored_stamp;	/* stamp of stored_seq; writer: as stored_seq */
 	P2pStamp	applied_stamp;	/* stamp of applied_seq; writer: as applied_seq */
@@ -202,6 +211,8 @@ typedef struct RpNode
 	TimestampTz last_commit_time;	/* of the last captured local transaction */
 	/* Lock: vector_lock. Writers: apply raises, capture reads inside its stamping section. */
 	P2pStamp	floor;
+	/* Lock: vector_lock. Writer: apply. */
+	RpDisplaced displaced;
 	/* Lock: vector_lock. Writer: gossip. */
 	int64		group_offset_us;	/* group time - own clock */
 	bool		clock_is_outlier;
@@ -216,6 +227,14 @@ typedef struct RpNode
 	 */
 	pg_atomic_uint32 deleting[RP_DELETE_BUCKETS + 1];
 	pg_atomic_uint64 deleted_lsn[RP_DELETE_BUCKETS + 1];
+
+	/*
+	 * Changes of conflict handlers: counted before their commit by whoever makes
+	 * or applies them; 1 + that count when apply found all of them settled, 0 =
+	 * it has not looked yet. See handlers_catalog.c.
+	 */
+	pg_atomic_uint64 handler_changes;
+	pg_atomic_uint64 handlers_settled;
 
 	/* Broadcast after: captured_lsn moved | some stored_seq moved | some applied_seq moved | status or members changed. */
 	ConditionVariable captured_cv;
@@ -272,6 +291,27 @@ void		rp_node_release(RpNode *node);
 RpNode	   *rp_node_required(void);
 
 RpNodeStatus rp_node_status(RpNode *node);
+
+/*
+ * Up to where of a slot what is stable may be forgotten: not before displaced rows were compared
+ * with it, while there are any. vector_lock is held.
+ */
+static inline uint64
+rp_droppable_seq(const RpNode *node, int slot)
+{
+	const RpMember *member = &node->members[slot];
+
+	switch (node->displaced)
+	{
+		case RP_DISPLACED_UNKNOWN:
+			return 0;
+		case RP_DISPLACED_NONE:
+			return member->stable_seq;
+		case RP_DISPLACED_SOME:
+			break;
+	}
+	return Min(member->stable_seq, member->rechecked_seq);
+}
 
 /* Copies of vectors, at one place. Left members are included. */
 void		rp_vector_stored(RpNode *node, P2pVector *v);

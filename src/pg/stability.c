@@ -17,6 +17,8 @@
  * What was stable stays stable: a later member starts with a copy that covers
  * it. So RpMember.stable_seq only grows.
  *
+ * Nothing is dropped while a change of conflict handlers may be unsettled (handlers.h).
+ *
  *	  stable_seq -> segments of change logs (all origins, former members' too)
  *				 -> files of the version index
  *				 -> tombstones, key versions: apply drops them, by stable_seq
@@ -28,6 +30,7 @@
 #include "utils/memutils.h"
 
 #include "changelog.h"
+#include "handlers.h"
 #include "monotonic.h"
 #include "stability.h"
 #include "versions.h"
@@ -176,6 +179,8 @@ rp_stability_trim(RpStability *stability)
 {
 	StableSeqs	stable;
 
+	if (rp_handlers_unsettled(stability->node))
+		return;
 	copy_stable(stability->node, &stable);
 	if (!trim_is_due(stability, &stable))
 		return;
@@ -188,7 +193,7 @@ rp_stability_trim(RpStability *stability)
 	stability->trim_due_us = rp_monotonic_us() + TRIM_INTERVAL_US;
 }
 
-/* Copy the stable seqs; also whether every row that a join copied is stable. */
+/* Copy the stable seqs, as far as they may be forgotten; also whether every row that a join copied is stable. */
 static void
 copy_stable(RpNode *node, StableSeqs *stable)
 {
@@ -199,7 +204,7 @@ copy_stable(RpNode *node, StableSeqs *stable)
 	SpinLockAcquire(&node->vector_lock);
 	for (int slot = 0; slot < stable->nslots; slot++)
 	{
-		stable->seqs[slot] = node->members[slot].stable_seq;
+		stable->seqs[slot] = rp_droppable_seq(node, slot);
 		if (node->members[slot].required_seq > stable->seqs[slot])
 			stable->copies_stable = false;
 	}

@@ -1,0 +1,469 @@
+/*
+ * apply_tracked.c
+ *	  One change on a table with a conflict handler or column merges: the row
+ *	  becomes what the key's whole set of versions comes to.
+ *
+ * Elsewhere a row's version is that of the transaction that wrote it, and one
+ * comparison decides (apply_change.c). Here a row may be made of several
+ * versions, so it is the key set (keyset.h) that knows them, and the row is
+ * always made to be a function of the set:
+ *
+ *	  handler				the row is
+ *	  last_writer_wins		the winner's image
+ *	  vector_clock			the winner's image; the others are shown as siblings
+ *	  custom				the fold of f over the standing versions
+ *	  and on top of it		columns with a merge (merge_columns.c)
+ *
+ * The order of steps:
+ *
+ *	  1  Local writes that capture has read are in the set. The row is looked
+ *	     up and locked, also if the change is going to lose: so no local write
+ *	     covers a version that it could not see. If its writer is not captured yet,
+ *	     he is waited for, and is then in the set, too.
+ *	  2  The change goes into the set; core says who stands and who wins; the
+ *	     row is built and stored if it differs from what is here.
+ *	  3  After an insert, as for any table, undecoded local deletes are waited
+ *	     for. If the set has got something from it, the key is judged again.
+ *
+ * A local write that raced with an insert of ours, or with a verdict "no row",
+ * is not seen by this: tracked_follow.c looks at such a key again.
+ *
+ * Called by apply_change.c as the table's owner.
+ */
+#include "postgres.h"
+
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/datum.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "tracked.h"
+
+static P2pKeyVersion version_of_change(RpApplyTransaction *txn, P2pOp op);
+static void newcomer_add(RpApplyTransaction *txn, RpTrackedKey *t, P2pOp op);
+static void newcomer_find(RpTrackedKey *t, const P2pKeyVersion *version);
+static void judge(RpTrackedKey *t);
+static bool store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted);
+static bool image_is_here(RpTrackedKey *t);
+static TupleTableSlot *image_to_slot(const RpImage *image, TupleTableSlot *slot);
+static bool set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t);
+static void conflict_note(RpApplyTransaction *txn, RpTrackedKey *t, const RpImage *before, P2pOp op);
+static void truncate_key(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row,
+						 const P2pKeyVersion *version);
+
+/* Apply one operation to a key; false: somebody inserted the key meanwhile, look again. */
+bool
+rp_tracked_change(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSlot *key)
+{
+	RpTrackedKey t = {.node = txn->node, .open = open, .key = key};
+	RpImage    *before;
+
+	if (op == P2P_OP_UPDATE && txn->second_half)
+		op = P2P_OP_INSERT;
+	t.hash = rp_key_hash(open->map, key);
+	rp_tracked_look(txn, &t);
+	before = t.here;
+	newcomer_add(txn, &t, op);
+	if (!rp_tracked_settle(txn, &t))
+		return false;
+	if (op == P2P_OP_DELETE)
+		rp_keyindex_put(t.hash, &txn->slot_version, false); /* for a table that ceases to be tracked */
+	conflict_note(txn, &t, before, op);
+	rp_siblings_show(&t);
+	CommandCounterIncrement();
+	return true;
+}
+
+void
+rp_tracked_look(RpApplyTransaction *txn, RpTrackedKey *t)
+{
+	RpOpenRelation *open = t->open;
+	RpSlotVersion version;
+
+	t->newcomer = -1;
+	t->images = NULL;
+	t->hands_off = false;
+	t->row_version = (RpSlotVersion) {0};
+	t->is_displaced = false;
+	t->here = NULL;
+	t->handlers = rp_handlers_of(open->map->relid);
+	rp_keysets_follow_own();
+	t->row_exists = rp_row_find(open, t->key, open->local);
+	if (t->row_exists)
+	{
+		/* whoever wrote the row is captured afterwards */
+		t->row_version = rp_row_version(txn, open, open->local);
+		rp_keysets_follow_own();
+		slot_getallattrs(open->local);
+		t->here = rp_image_of_slot(open->local);
+	}
+	else if (rp_displaced_find(open, t->key, &version, open->image))
+	{
+		t->is_displaced = true;
+		t->here = rp_image_of_slot(open->image);
+	}
+	t->set = rp_keyset_of(open->map->relid, t->hash);
+}
+
+/* The version that this operation gives to its key; its epoch is found where it is added. */
+static P2pKeyVersion
+version_of_change(RpApplyTransaction *txn, P2pOp op)
+{
+	P2pKeyVersion version = {0};
+
+	version.version = txn->version;
+	version.step = txn->step;
+	version.op = op;
+	version.deps = txn->deps->entries;
+	version.ndeps = txn->deps->count;
+	return version;
+}
+
+/* Add the version of this change to the set. */
+static void
+newcomer_add(RpApplyTransaction *txn, RpTrackedKey *t, P2pOp op)
+{
+	P2pKeyVersion version = version_of_change(txn, op);
+	RpKeyPayload payload = {.slot = txn->slot_version.slot};
+
+	rp_counter_deltas(t->handlers, &version, TTS_EMPTY(t->open->old) ? NULL : t->open->old,
+					  t->open->incoming, &payload);
+	rp_keyset_add(t->set, &version, txn->deps, &payload);
+	newcomer_find(t, &version);
+}
+
+/* Find in the set what was just added to it. */
+static void
+newcomer_find(RpTrackedKey *t, const P2pKeyVersion *version)
+{
+	t->newcomer = -1;
+	for (uint32 i = 0; i < t->set->count; i++)
+	{
+		const P2pKeyVersion *v = &t->set->versions[i];
+
+		if (v->step == version->step && v->version.dot.seq == version->version.dot.seq &&
+			p2p_origin_equal(&v->version.dot.origin, &version->version.dot.origin))
+			t->newcomer = i;
+	}
+	if (t->newcomer < 0)
+		elog(ERROR, "a version is not in the key set that it was added to");
+}
+
+bool
+rp_tracked_settle(RpApplyTransaction *txn, RpTrackedKey *t)
+{
+	bool		inserted;
+
+	judge(t);
+	if (!store(txn, t, &inserted))
+		return false;
+	if (!inserted || !set_has_grown(txn, t))
+		return true;
+	judge(t);
+	return store(txn, t, &inserted);
+}
+
+/* Fill in what the set comes to. */
+static void
+judge(RpTrackedKey *t)
+{
+	const RpHandlerChange *handler = NULL;
+	P2pKeySet  *set = t->set;
+
+	t->images = palloc0_array(RpImage *, Max(set->count, 1));
+	t->standing = palloc_array(const P2pKeyVersion *, Max(set->count, 1));
+	t->nstanding = p2p_keyset_standing(set, t->standing, set->count);
+	t->winner = p2p_keyset_winner(set);
+	t->row = t->here;
+	t->merged = t->rewrite = false;
+	t->message = NULL;
+	if (t->winner == NULL || t->hands_off)
+		return;
+
+	handler = rp_handler_of_epoch(t->handlers, &t->winner->epoch);
+	if (handler && handler->kind == RP_CUSTOM && t->nstanding > 1)
+	{
+		RpImage    *result;
+
+		t->rewrite = true;
+		if (rp_merge_function_fold(t, handler, &result, &t->message))
+		{
+			t->merged = true;
+			t->row = result;
+		}
+		else
+			t->row = t->winner->op == P2P_OP_DELETE ? NULL : rp_tracked_image(t, t->winner);
+	}
+	else if (t->winner->op == P2P_OP_DELETE)
+		t->row = NULL;
+	else if (t->here == NULL || t->winner - set->versions == t->newcomer ||
+			 (t->newcomer < 0 && rp_tracked_slot_version(t->node, t->winner).slot != RP_SELF))
+		t->row = rp_tracked_image(t, t->winner);
+	if (t->row)
+	{
+		t->row = rp_image_copy(t->row, t->open->map->natts);
+		rp_merge_columns(t);
+	}
+}
+
+RpImage *
+rp_tracked_image(RpTrackedKey *t, const P2pKeyVersion *version)
+{
+	RpOpenRelation *open = t->open;
+	int64		i = version - t->set->versions;
+	TupleTableSlot *base = NULL;
+
+	if (t->images[i])
+		return t->images[i];
+	Assert(version->op != P2P_OP_DELETE);
+	if (t->here)
+		base = image_to_slot(t->here, open->base);
+	if (i == t->newcomer)
+	{
+		rp_row_build(open, base);
+		t->images[i] = rp_image_of_slot(open->store);
+	}
+	else
+	{
+		rp_keyset_image(open->map, t->hash, version, base, open->image);
+		t->images[i] = rp_image_of_slot(open->image);
+	}
+	return t->images[i];
+}
+
+/* Is what must be here, here? */
+static bool
+image_is_here(RpTrackedKey *t)
+{
+	TupleDesc	desc = RelationGetDescr(t->open->rel);
+
+	if (t->row == NULL)
+		return !t->row_exists && !t->is_displaced;
+	if (t->here == NULL)
+		return false;
+	for (int a = 0; a < desc->natts; a++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, a);
+
+		if (att->attisdropped || att->attgenerated)
+			continue;
+		if (t->row->isnull[a] != t->here->isnull[a])
+			return false;
+		if (!t->row->isnull[a] &&
+			!datum_image_eq(t->row->values[a], t->here->values[a], att->attbyval, att->attlen))
+			return false;
+	}
+	return true;
+}
+
+/* Put an image into a virtual slot. */
+static TupleTableSlot *
+image_to_slot(const RpImage *image, TupleTableSlot *slot)
+{
+	int			natts = slot->tts_tupleDescriptor->natts;
+
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, image->values, sizeof(Datum) * natts);
+	memcpy(slot->tts_isnull, image->isnull, sizeof(bool) * natts);
+	return ExecStoreVirtualTuple(slot);
+}
+
+/*
+ * Have t->row stand here. *inserted: there was no row; false: there is one by now, look again.
+ *
+ * Written even if it has the same values: a change that wins, so that the row's xmin says its
+ * version should the table cease to be tracked; and what several versions were made into, so
+ * that xmin tells it from a local client's own row, which is still to be folded (tracked_follow.c).
+ */
+static bool
+store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted)
+{
+	RpOpenRelation *open = t->open;
+	RpSlotVersion version;
+
+	*inserted = false;
+	if (t->winner == NULL || t->hands_off)
+		return true;
+	if (image_is_here(t) &&
+		(t->row == NULL || (!t->rewrite && t->winner - t->set->versions != t->newcomer)))
+		return true;
+	if (t->row == NULL)
+	{
+		if (t->row_exists)
+			rp_unique_delete(txn, open);
+		else
+			rp_displaced_drop(txn, open, t->key);
+		return true;
+	}
+	version = rp_tracked_slot_version(t->node, t->winner);
+	(void) image_to_slot(t->row, open->store);
+	if (rp_unique_store(txn, open, t->row_exists, &version) == RP_STORE_AGAIN)
+		return false;
+	*inserted = !t->row_exists;
+	return true;
+}
+
+/*
+ * Our row is stored where there was none: nobody else can have a live row of that key, but any
+ * that was there may have been deleted without our knowing. Have the set know it; true if it has
+ * got anything from it, and the key is to be judged again.
+ */
+static bool
+set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t)
+{
+	RpOpenRelation *open = t->open;
+	RpSlotVersion version;
+	uint32		count = t->set->count;
+
+	rp_apply_deletes_complete(txn, open->map->relid);
+	rp_keysets_follow_own();
+	t->set = rp_keyset_of(open->map->relid, t->hash);
+	if (t->set->count == count)
+		return false;
+	CommandCounterIncrement();
+
+	/* t->here stays NULL: nothing was here before the newcomer */
+	t->row_exists = rp_row_find(open, t->key, open->local);
+	t->is_displaced = !t->row_exists && rp_displaced_find(open, t->key, &version, open->image);
+	return true;
+}
+
+/* Write down what the change met, if that was a true conflict. */
+static void
+conflict_note(RpApplyTransaction *txn, RpTrackedKey *t, const RpImage *before, P2pOp op)
+{
+	RpConflictRecord record = {0};
+	RpOpenRelation *open = t->open;
+	const P2pKeyVersion *newcomer = &t->set->versions[t->newcomer];
+	const P2pKeyVersion *other;
+
+	record.conflict = p2p_keyset_conflict(t->set, newcomer, &other);
+	if (record.conflict == P2P_NO_CONFLICT)
+		return;
+	record.incoming_wins = t->winner == newcomer;
+	if (t->message)
+		record.resolution = "error_winner_stands";
+	else if (t->merged)
+		record.resolution = "merged";
+	record.message = t->message;
+	record.none_lost = t->merged;
+	record.open = open;
+	record.key = t->key;
+	record.local = rp_tracked_slot_version(t->node, other);
+	record.local_row = before ? image_to_slot(before, open->base) : NULL;
+	record.remote_row = op != P2P_OP_DELETE ? open->incoming : NULL;
+	record.applied_row = t->row ? image_to_slot(t->row, open->image) : NULL;
+	rp_conflict_record(txn, &record);
+}
+
+void
+rp_tracked_truncate(RpApplyTransaction *txn, RpOpenRelation *open)
+{
+	P2pKeyVersion version = version_of_change(txn, P2P_OP_DELETE);
+	TupleTableSlot *row = table_slot_create(open->rel, NULL);
+	Snapshot	snapshot;
+	TableScanDesc scan;
+	Oid			save_user;
+	int			save_sec;
+
+	rp_keysets_follow_own();
+	rp_keysets_truncate(open->map->relid, &version, txn->deps);
+	rp_siblings_forget_table(open->map->relid);
+	rp_keysets_touch_contested(open->map->relid);	/* those without a row: tracked_follow.c */
+	GetUserIdAndSecContext(&save_user, &save_sec);
+	SetUserIdAndSecContext(open->map->owner, save_sec | SECURITY_RESTRICTED_OPERATION);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan = table_beginscan(open->rel, snapshot, 0, NULL);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		truncate_key(txn, open, row, &version);
+	}
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	ExecDropSingleTupleTableSlot(row);
+	SetUserIdAndSecContext(save_user, save_sec);
+}
+
+/* Judge one row of a table that is being truncated. The table is locked. */
+static void
+truncate_key(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row,
+			 const P2pKeyVersion *version)
+{
+	RpTrackedKey t = {.node = txn->node, .open = open, .key = row};
+	MemoryContext old = MemoryContextSwitchTo(txn->change_context);
+
+	slot_getallattrs(row);
+	t.hash = rp_key_hash(open->map, row);
+	rp_tracked_look(txn, &t);
+	newcomer_find(&t, version);
+	if (!rp_tracked_settle(txn, &t))
+		elog(ERROR, "a row appeared in a table that is locked");
+	rp_siblings_show(&t);
+	CommandCounterIncrement();
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(txn->change_context);
+}
+
+RpImage *
+rp_image_of_slot(TupleTableSlot *slot)
+{
+	RpImage		image;
+
+	slot_getallattrs(slot);
+	image.values = slot->tts_values;
+	image.isnull = slot->tts_isnull;
+	return rp_image_copy(&image, slot->tts_tupleDescriptor->natts);
+}
+
+RpImage *
+rp_image_copy(const RpImage *image, int natts)
+{
+	RpImage    *copy = palloc_object(RpImage);
+
+	copy->values = palloc_array(Datum, Max(natts, 1));
+	copy->isnull = palloc_array(bool, Max(natts, 1));
+	memcpy(copy->values, image->values, sizeof(Datum) * natts);
+	memcpy(copy->isnull, image->isnull, sizeof(bool) * natts);
+	return copy;
+}
+
+RpSlotVersion
+rp_tracked_slot_version(RpNode *node, const P2pKeyVersion *version)
+{
+	const RpKeyPayload *payload = version->payload;
+	int			slot = payload ? payload->slot :
+		rp_member_by_origin(node, &version->version.dot.origin);
+
+	return (RpSlotVersion) {(uint16) slot, version->version.dot.seq, version->version.stamp};
+}
+
+bool
+rp_tracked_is_stable(RpNode *node, const P2pKeyVersion *version)
+{
+	RpSlotVersion v = rp_tracked_slot_version(node, version);
+	uint64		stable;
+
+	SpinLockAcquire(&node->vector_lock);
+	stable = node->members[v.slot].stable_seq;
+	SpinLockRelease(&node->vector_lock);
+	return v.seq <= stable;
+}
+
+const char *
+rp_op_name(P2pOp op)
+{
+	switch (op)
+	{
+		case P2P_OP_INSERT:
+			return "insert";
+		case P2P_OP_UPDATE:
+			return "update";
+		case P2P_OP_DELETE:
+			return "delete";
+	}
+	return "unknown";
+}

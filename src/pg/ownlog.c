@@ -1,0 +1,135 @@
+/*
+ * ownlog.c
+ *	  What apply reads from the change logs for its indexes: one pass, several
+ *	  that look on.
+ *
+ * Each item goes to the tombstones (keyindex.c) and to the key sets
+ * (keyset_read.c), those of the own log to the displaced rows (displaced.c),
+ * too. The other members' logs are read once, when apply starts, up to what is
+ * applied: what comes later apply adds as it carries it out. The own log is
+ * followed by a pass that stays open, since local transactions commit without
+ * asking apply: before it relies on what the indexes say of local changes, it
+ * has them follow. To read something twice does no harm.
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "displaced.h"
+#include "keyset.h"
+#include "logpass.h"
+#include "ownlog.h"
+
+/* What a pass over another member's log is given. */
+typedef struct ForeignLog
+{
+	uint64		copied_seq;
+} ForeignLog;
+
+static RpNode *our_node;
+static MemoryContext own_context = NULL;	/* of own_pass */
+static RpLogPass *own_pass = NULL;	/* NULL: not in a state to go on from */
+static uint64 own_seq = 0;
+static bool following = false;	/* whoever asks meanwhile, from inside a visit, gets what is there */
+
+static bool foreign_visit(const RpPassItem *item, void *arg);
+static bool own_visit(const RpPassItem *item, void *arg);
+static void own_run(uint64 limit_seq);
+static void own_open(void);
+
+void
+rp_foreign_log_index(RpNode *node, int slot, uint64 after_seq, uint64 limit_seq, uint64 copied_seq)
+{
+	ForeignLog	log = {copied_seq};
+
+	(void) rp_log_pass(node, slot, after_seq, limit_seq, foreign_visit, &log);
+}
+
+static bool
+foreign_visit(const RpPassItem *item, void *arg)
+{
+	rp_keyindex_visit(item, ((ForeignLog *) arg)->copied_seq);
+	rp_keysets_visit(item);
+	return true;
+}
+
+void
+rp_own_log_start(RpNode *node, uint64 after_seq)
+{
+	our_node = node;
+	own_seq = after_seq;
+	own_pass = NULL;
+}
+
+void
+rp_own_log_follow(uint64 limit_seq)
+{
+	if (following || own_seq >= limit_seq)
+		return;
+	following = true;
+	PG_TRY();
+	{
+		for (int attempt = 0; own_seq < limit_seq; attempt++)
+		{
+			if (attempt > 1)
+				elog(ERROR, "own change log ends before transaction " UINT64_FORMAT, limit_seq);
+			own_run(limit_seq);
+		}
+	}
+	PG_FINALLY();
+	{
+		following = false;
+	}
+	PG_END_TRY();
+}
+
+/* Go on with the standing pass; it stays open only if it has got there. */
+static void
+own_run(uint64 limit_seq)
+{
+	RpLogPass  *pass;
+
+	if (own_pass == NULL)
+		own_open();
+	pass = own_pass;
+	own_pass = NULL;
+	own_seq = rp_pass_run(pass, limit_seq);
+	if (own_seq >= limit_seq)
+		own_pass = pass;
+}
+
+void
+rp_own_log_follow_captured(void)
+{
+	uint64		captured;
+
+	SpinLockAcquire(&our_node->vector_lock);
+	captured = our_node->members[RP_SELF].captured_seq;
+	SpinLockRelease(&our_node->vector_lock);
+	rp_own_log_follow(captured);
+}
+
+/* Begin the standing pass anew, in memory that outlives the transaction. */
+static void
+own_open(void)
+{
+	MemoryContext old;
+
+	if (own_context == NULL)
+		own_context = AllocSetContextCreate(TopMemoryContext, "replp2p own log pass",
+											ALLOCSET_DEFAULT_SIZES);
+	else
+		MemoryContextReset(own_context);
+	old = MemoryContextSwitchTo(own_context);
+	own_pass = rp_pass_begin(our_node, RP_SELF, own_seq, own_visit, NULL);
+	MemoryContextSwitchTo(old);
+}
+
+static bool
+own_visit(const RpPassItem *item, void *arg)
+{
+	rp_keyindex_visit(item, 0);
+	rp_keysets_visit(item);
+	rp_displaced_visit(item);
+	return true;
+}
