@@ -273,7 +273,11 @@ rp_stream_next(RpStream *stream, RpStreamItem *out)
 	{
 		item = stream_next_item(stream);
 		if (item == NULL)
-			elog(ERROR, "transaction " UINT64_FORMAT " has no end in the change log", stream->peeked_seq);
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("transaction " UINT64_FORMAT " has no end in the change log", stream->peeked_seq),
+					 errhint("It is tried again by itself; if it stays so, have this node "
+							 "leave the group and join again.")));
 		if (item->tag == P2P_TAG_COMMIT)
 		{
 			stream->peeked = false;

@@ -71,7 +71,8 @@ rp_skip_failed(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of the table to skip a change of it"),
-				 errhint("Let the table's owner call this, or a superuser; only the latter where there is no such table.")));
+				 errhint("Let the table's owner call this, or a superuser; only the latter "
+						 "where there is no such table.")));
 	{
 		RpArg		args[] = {rp_arg_int8(id), rp_arg_oid(table)};
 
@@ -115,7 +116,8 @@ skipping_required(int64 id)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("no single change fails in failed change " INT64_FORMAT, id),
-				 errhint("See its error message for what to do, then call replp2p.retry_failed().")));
+				 errhint("See its error message for what to do, then call "
+						 "replp2p.retry_failed().")));
 	rp_column_name(0, 2, schema);
 	rp_column_name(0, 3, table);
 	if (strcmp(schema, RP_SCHEMA) == 0)
@@ -123,7 +125,8 @@ skipping_required(int64 id)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot skip a change of table \"%s.%s\"", schema, table),
 				 errdetail("Every node must take every change of the group itself."),
-				 errhint("See its error message for what to do, then call replp2p.retry_failed().")));
+				 errhint("See its error message for what to do, then call "
+						 "replp2p.retry_failed().")));
 	return rp_table_of(schema, table);
 }
 

@@ -196,7 +196,8 @@ reading_required(Oid relation)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("not all rows of table \"%s\" can be seen", get_rel_name(relation)),
-				 errdetail("Row security, or its being another session's temporary table, hides some: "
+				 errdetail("Row security, or its being another session's temporary table, "
+						   "hides some: "
 						   "rows would look like orphans that are none."),
 				 errhint("Let its owner or a superuser call this.")));
 }

@@ -125,7 +125,8 @@ conflict_visible_required(int64 id)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("there is no conflict " INT64_FORMAT " that you can see", id),
-				 errhint("See replp2p.conflicts on this node: it shows conflicts of tables that you may "
+				 errhint("See replp2p.conflicts on this node: it shows conflicts of tables "
+						 "that you may "
 						 "select from and whose rows no policy hides from you.")));
 	SPI_finish();
 }
@@ -156,7 +157,8 @@ loser_read(int64 id, Loser *loser)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("conflict " INT64_FORMAT " has no loser", id),
 				 errdetail("What stands was made of both changes."),
-				 errhint("Change the row by an ordinary statement; replp2p.conflicts has both images.")));
+				 errhint("Change the row by an ordinary statement; replp2p.conflicts has both "
+						 "images.")));
 	loser->relation = DatumGetObjectId(found[0]);
 	loser->is_delete = !isnull[2] && DatumGetChar(found[2]) == 'd';
 	MemoryContextSwitchTo(memory);
@@ -176,7 +178,8 @@ images_read(Loser *loser, Datum row, bool no_row, Datum key, bool no_key)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the history has no image of what lost in conflict " INT64_FORMAT, loser->id),
-				 errdetail("Rows of more than %zu MB are not kept in it.", RP_MAX_IMAGE_BYTES >> 20),
+				 errdetail("Rows of more than %zu MB are not kept in "
+						   "it.", RP_MAX_IMAGE_BYTES >> 20),
 				 errhint("Change the row by an ordinary statement.")));
 }
 
@@ -370,7 +373,8 @@ row_update(const Write *write)
 				(errcode(ERRCODE_NO_DATA_FOUND),
 				 errmsg("the row of that key in table %s could not be updated", write->table),
 				 errdetail("It was deleted meanwhile, or a policy or trigger keeps it as it is."),
-				 errhint("Try again, and if that does not help look at the table's policies and triggers.")));
+				 errhint("Try again, and if that does not help look at the table's policies "
+						 "and triggers.")));
 	return true;
 }
 
