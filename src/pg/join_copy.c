@@ -519,7 +519,10 @@ sequence_copy(RpJoin *join, const char *name)
 	RpCatalog	catalog;
 
 	if (rows->nrows != 1)
-		elog(ERROR, "replp2p: sequence %s has no value", name);
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("sequence %s of the node that is joined has no value", name),
+				 errhint("Look at that sequence on that node; joining is tried again by itself.")));
 	rp_catalog_open(&catalog);
 	{
 		RpArg		args[] = {
