@@ -44,6 +44,7 @@ SQL
 $g->sql('a', "ALTER DATABASE postgres SET timezone = 'Asia/Tokyo'");
 $g->sql('b', "ALTER DATABASE postgres SET extra_float_digits = -5");
 $g->sql('c', "ALTER DATABASE postgres SET datestyle = 'German'");
+$ENV{PGOPTIONS} = '-c extra_float_digits=1';	# of the test's own sessions, which compare
 $g->sql('a', "SELECT replp2p.set_conflict_handler('t', 'custom', 'merge_t(t, t, replp2p.conflict)'::regprocedure)");
 $g->sync;
 
@@ -204,11 +205,12 @@ CREATE OR REPLACE FUNCTION merge_t(older t, newer t, conflict replp2p.conflict) 
 LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN LOOP END LOOP; EXCEPTION WHEN query_canceled THEN RETURN newer; END $$;
 SQL
 	blind([ 'b', "UPDATE t SET v = 'b' WHERE id = $id" ], [ 'a', "UPDATE t SET v = 'a' WHERE id = $id" ]);
-	$g->sql_all('SELECT replp2p.resume_apply()');
+	$g->sql('a', 'SELECT replp2p.resume_apply()');
 	stuck('a', 'b', 'took longer than 50 ms', 'the origin waits, though f would not be stopped');
 	is(value('a'), 'a', 'nothing is chosen');
-	$g->sql('c', "INSERT INTO other VALUES (1, 'from c')");
+	$g->sql('c', "INSERT INTO other VALUES (1, 'from c, which has not seen b')");
 	ok($g->eventually('a', 'SELECT count(*) = 1 FROM other'), 'other origins flow');
+	$g->sql_all('SELECT replp2p.resume_apply()');
 	$g->node('a')->restart('fast');
 	$g->up('a');
 	stuck('a', 'b', 'took longer than 50 ms', 'also after a restart');
