@@ -6,10 +6,13 @@
 #   make lint                                             what must stay true of the sources
 #   make fuzz SECONDS=60                                  libFuzzer on every decoder of foreign bytes
 #   make bench                                            figures beside built-in logical replication
+#   make sim SEED=n, make sim SEEDS=1..2000               a whole group in one process, replayed from a seed
+#   make sim-plants                                       does that find the bugs that are planted in it?
+#   make torture NODES=3 SECONDS=60 NEMESES=all SEED=n    live clusters under faults, and checkers
 #
 # All but the first line work on a bare Debian: they install what is missing.
 
-OURS = check demo demo-stop lint deps unit bench fuzz
+OURS = check demo demo-stop lint deps unit bench fuzz sim sim-plants torture
 ASKED = $(filter $(OURS),$(MAKECMDGOALS))
 
 ifneq ($(ASKED),)
@@ -37,6 +40,15 @@ demo: deps
 
 bench: deps
 	@contrib/bench/run
+
+sim: deps
+	@$(MAKE) --no-print-directory -C contrib/sim sim
+
+sim-plants: deps
+	@$(MAKE) --no-print-directory -C contrib/sim plants
+
+torture: deps
+	@TORTURE_SECONDS=$(SECONDS) contrib/torture/run
 
 demo-stop:
 	@contrib/demo/demo --stop

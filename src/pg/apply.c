@@ -19,7 +19,8 @@
  *	  idle -> waiting   what its next transaction depends on is not applied yet
  *	  idle -> held      its stamp is too far ahead of group time
  *	  idle -> paused    by pause_apply
- *	  applying -> error its transaction failed; tried again with growing delay
+ *	  applying -> error its transaction failed; tried again with growing delay,
+ *	                    listed in failed_changes (failed_changes.c)
  *
  * An origin that cannot go on keeps nobody back but those who depend on it.
  */
@@ -37,7 +38,8 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "p2p_clock.h"
+#include "p2p_follow.h"
+#include "p2p_member.h"
 
 #include "apply_internal.h"
 #include "barrier.h"
@@ -85,7 +87,8 @@ static void handlers_load(void);
 static void indexes_load(void);
 static bool turn(int slot);
 static bool apply_next(int slot);
-static bool deps_are_covered(const P2pVector *deps, int slot);
+static uint64_t applied_seq_of(void *arg, const P2pOrigin *origin);
+static bool is_after_leave(int slot, uint64 seq);
 static bool is_held(P2pStamp stamp);
 static void transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps);
 static void transaction_failed(int slot);
@@ -122,7 +125,6 @@ rp_apply_main(Datum dboid)
 	wait_until_ready();
 	handlers_load();
 	indexes_load();
-	rp_siblings_start(node);
 
 	for (;;)
 	{
@@ -197,6 +199,8 @@ members_refresh(void)
 	known_generation = generation;
 	for (int slot = 1; slot < nmembers; slot++)
 	{
+		if (origins[slot].retry_us != 0)
+			origins[slot].retry_us = 1; /* at once: this may be retry_failed() or skip_failed() */
 		if (origins[slot].stream)
 			continue;
 		origins[slot].stream = rp_stream_create(node, slot);
@@ -223,8 +227,15 @@ wait_until_ready(void)
 		SpinLockAcquire(&node->vector_lock);
 		ready &= node->capture_ready;
 		for (int slot = 1; slot < node->nmembers && ready; slot++)
-			ready = node->members[slot].stored_seq >= Max(node->members[slot].required_seq,
-														  node->members[slot].applied_seq);
+		{
+			P2pMemberLog log = {
+				.stored_seq = node->members[slot].stored_seq,
+				.applied_seq = node->members[slot].applied_seq,
+				.required_seq = node->members[slot].required_seq
+			};
+
+			ready = p2p_member_tables_are_covered(&log);
+		}
 		SpinLockRelease(&node->vector_lock);
 		if (ready)
 			return;
@@ -259,6 +270,7 @@ indexes_load(void)
 	SpinLockRelease(&node->vector_lock);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	rp_displaced_load(node);
+	rp_siblings_load();
 	for (int slot = 1; slot < node->nmembers; slot++)
 	{
 		uint64		required;
@@ -321,7 +333,8 @@ apply_next(int slot)
 		P2pBegin	begin;
 		const P2pVector *deps;
 
-		if (!rp_stream_peek(origins[slot].stream, origins[slot].applied_seq, &begin, &deps))
+		if (is_after_leave(slot, origins[slot].applied_seq + 1) ||
+			!rp_stream_peek(origins[slot].stream, origins[slot].applied_seq, &begin, &deps))
 			state_set(slot, RP_APPLY_IDLE);
 		else if (node->members[slot].paused)
 			state_set(slot, RP_APPLY_PAUSED);
@@ -330,13 +343,14 @@ apply_next(int slot)
 			state_set(slot, RP_APPLY_HELD);
 			wake_by(rp_monotonic_us() + HELD_RECHECK_MS * INT64CONST(1000));
 		}
-		else if (!deps_are_covered(deps, slot))
+		else if (!p2p_follow_deps(deps, &node->members[slot].origin, applied_seq_of, NULL))
 			state_set(slot, RP_APPLY_WAITING);
 		else
 		{
 			state_set(slot, RP_APPLY_APPLYING);
 			transaction_apply(slot, &begin, deps);
 			origins[slot].retry_ms = 0;
+			rp_failure_over(slot);
 			applied = true;
 		}
 	}
@@ -362,37 +376,37 @@ state_set(int slot, RpApplyState state)
 	SpinLockRelease(&node->vector_lock);
 }
 
-/* Is everything that the transaction's origin had applied when it committed applied here? */
-static bool
-deps_are_covered(const P2pVector *deps, int slot)
+/* Up to which seq is an origin applied here? Of this node: what capture has accounted for. */
+static uint64_t
+applied_seq_of(void *arg, const P2pOrigin *origin)
 {
-	for (uint32 i = 0; i < deps->count; i++)
-	{
-		const P2pVectorEntry *entry = &deps->entries[i];
-		int			other;
-		uint64		applied = 0;
+	uint64		applied = 0;
 
-		if (entry->seq == 0 || p2p_origin_equal(&entry->origin, &node->members[slot].origin))
+	(void) arg;
+	for (int slot = 0; slot < node->nmembers; slot++)
+	{
+		if (!p2p_origin_equal(origin, &node->members[slot].origin))
 			continue;
-		for (other = 0; other < node->nmembers; other++)
-		{
-			if (p2p_origin_equal(&entry->origin, &node->members[other].origin))
-				break;
-		}
-		if (other == node->nmembers)
-			return false;
-		if (other == RP_SELF)
-		{
-			SpinLockAcquire(&node->vector_lock);
-			applied = node->members[RP_SELF].captured_seq;
-			SpinLockRelease(&node->vector_lock);
-		}
-		else
-			applied = origins[other].applied_seq;
-		if (applied < entry->seq)
-			return false;
+		if (slot != RP_SELF)
+			return origins[slot].applied_seq;
+		SpinLockAcquire(&node->vector_lock);
+		applied = node->members[RP_SELF].captured_seq;
+		SpinLockRelease(&node->vector_lock);
 	}
-	return true;
+	return applied;
+}
+
+/* Has the origin left the group before it committed this one? Then nobody applies it. */
+static bool
+is_after_leave(int slot, uint64 seq)
+{
+	const RpMember *member = &node->members[slot];
+	bool		counts;
+
+	LWLockAcquire(&node->lock, LW_SHARED);
+	counts = p2p_follow_counts(member->status == RP_MEMBER_LEFT, member->left_seq, seq);
+	LWLockRelease(&node->lock);
+	return !counts;
 }
 
 /*
@@ -411,11 +425,9 @@ is_held(P2pStamp stamp)
 	offset = node->group_offset_us;
 	let_in = node->own_time;
 	SpinLockRelease(&node->vector_lock);
-	if (!p2p_clock_too_far_ahead(stamp, GetCurrentTimestamp() + offset, max_skew))
-		return false;
 	for (int slot = RP_SELF + 1; slot < node->nmembers; slot++)
 		let_in = Max(let_in, node->members[slot].accepted_stamp);
-	return p2p_clock_too_far_ahead(stamp, let_in, max_skew);
+	return p2p_follow_is_held(stamp, GetCurrentTimestamp() + offset, let_in, max_skew);
 }
 
 /* Have the session commit under the origin of slot. */
@@ -464,12 +476,15 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 											   ALLOCSET_DEFAULT_SIZES);
 	rp_versions_put(U64FromFullTransactionId(GetTopFullTransactionId()), &entry);
 	PushActiveSnapshot(GetTransactionSnapshot());
+	rp_failure_begin(&txn, origins[slot].stream);
 
 	while (rp_stream_next(origins[slot].stream, &item))
 	{
 		CHECK_FOR_INTERRUPTS();
 		txn.item++;
-		if (item.tag == P2P_TAG_TRUNCATE)
+		if (item.skipped)
+			rp_failure_skip(&txn, item.change);
+		else if (item.tag == P2P_TAG_TRUNCATE)
 			rp_apply_truncate(&txn, item.truncated, item.truncate_flags);
 		else
 			rp_apply_change(&txn, item.map, item.tag, item.old_values, item.new_values);
@@ -477,6 +492,7 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 			proc_exit(1);
 	}
 	rp_apply_close_relations(&txn);
+	rp_failure_end(&txn);
 	PopActiveSnapshot();
 	RP_CRASH_POINT("apply_before_commit");
 	CommitTransactionCommand();
@@ -532,6 +548,7 @@ transaction_failed(int slot)
 	RpMember   *member = &node->members[slot];
 	ApplyOrigin *origin = &origins[slot];
 	ErrorData  *error = CopyErrorData();
+	RpFailure  *failure;
 	bool		deadlock = error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
 		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
 	bool		news = strncmp(member->apply_error, error->message, RP_ERROR_TEXT_SIZE - 1) != 0;
@@ -541,10 +558,13 @@ transaction_failed(int slot)
 	if (news && !deadlock)
 		EmitErrorReport();
 	FlushErrorState();
+	failure = rp_failure_note(origin->stream, origin->applied_seq + 1, error);
 	AbortCurrentTransaction();
 	rp_keysets_abort();
 	replorigin_session_origin = InvalidRepOriginId;
 	rp_stream_reset(origin->stream);
+	MemoryContextSwitchTo(turn_context);
+	rp_failure_store(slot, failure);
 
 	origin->retry_ms = origin->retry_ms == 0 ? RETRY_FIRST_MS : Min(origin->retry_ms * 2, RETRY_LAST_MS);
 	if (deadlock)
@@ -613,7 +633,7 @@ housekeeping(void)
 	{
 		rp_keyindex_sweep(stable, n);
 		sets_sweep(stable, n);
-		rp_siblings_sweep(node);
+		rp_siblings_sweep();
 		memcpy(swept, stable, sizeof(uint64) * n);
 	}
 

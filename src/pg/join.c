@@ -576,6 +576,22 @@ target_hear(RpNode *node, TimestampTz since, P2pVector *target)
 	return heard || alone;
 }
 
+/* A peer may store more of a member that left than anybody applies: how far does it count? */
+static uint64
+last_that_counts(RpNode *node, const P2pVectorEntry *stored)
+{
+	int			slot = rp_member_by_origin(node, &stored->origin);
+	uint64		last = stored->seq;
+
+	if (slot < 0)
+		return last;
+	LWLockAcquire(&node->lock, LW_SHARED);
+	if (node->members[slot].status == RP_MEMBER_LEFT)
+		last = Min(last, node->members[slot].left_seq);
+	LWLockRelease(&node->lock);
+	return last;
+}
+
 /* Say in stat_join of what something is still missing; true if nothing is. */
 static bool
 target_is_reached(RpNode *node, const P2pVector *target)
@@ -588,9 +604,10 @@ target_is_reached(RpNode *node, const P2pVector *target)
 	for (uint32 i = 0; i < target->count; i++)
 	{
 		uint64		seq = p2p_vector_get(applied, &target->entries[i].origin);
+		uint64		wanted = last_that_counts(node, &target->entries[i]);
 
-		if (seq < target->entries[i].seq)
-			lacking += target->entries[i].seq - seq;
+		if (seq < wanted)
+			lacking += wanted - seq;
 	}
 	pfree(applied);
 	snprintf(waits_for, sizeof(waits_for), UINT64_FORMAT " transactions of other nodes", lacking);

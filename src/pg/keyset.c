@@ -159,7 +159,8 @@ rp_keyset_put(Oid relid, RpKeyHash key, const P2pKeyVersion *version, const P2pV
 
 	set_put(in, version, rp_deps_share(slot, deps), payload);
 	set_prune(in);
-	if (was_contested || (slot == RP_SELF && rp_version_set_is_contested(in)))
+	if (was_contested || (slot == RP_SELF && (rp_version_set_is_contested(in) ||
+											  rp_siblings_may_be(relid, key))))
 		entry_touch(entry);
 }
 
@@ -199,6 +200,8 @@ truncate_put(Oid relid, const P2pKeyVersion *version, const P2pVector *deps, boo
 		if (was_contested || (slot == RP_SELF && rp_version_set_is_contested(&entry->versions)))
 			entry_touch(entry);
 	}
+	if (slot == RP_SELF)
+		rp_siblings_touch_table(relid);
 }
 
 void
@@ -305,6 +308,12 @@ rp_keysets_touch_contested(Oid relid)
 				entry_touch(entry);
 		}
 	}
+}
+
+void
+rp_keyset_touch(Oid relid, RpKeyHash key)
+{
+	entry_touch(entry_of(relid, key));
 }
 
 /* Have the key looked at again; one that is being looked at now, too. */

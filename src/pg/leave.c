@@ -5,7 +5,7 @@
  * leave_group inserts the leave row into replp2p.membership, an ordinary
  * transaction of this node's stream, and sets the status to leaving. What this
  * node wrote before that transaction the others must get; what comes after it
- * they ignore. So the node stays, serving its log, until every other member has
+ * they ignore, all of them from the same seq on (p2p_follow.h), also those that store it. So the node stays, serving its log, until every other member has
  * said in its signed state that it stores our log up to that transaction:
  *
  *	  barrier -> capture has passed it -> seq of the leave row, from the own log
@@ -31,6 +31,7 @@
 #include "states.h"
 
 #include "p2p_body.h"
+#include "p2p_member.h"
 
 /* Transactions of the first look at the end of the log; each next look takes 16 times as many. */
 #define FIRST_LOOK 1000
@@ -109,7 +110,7 @@ rp_leave_may_go(RpLeave *leave)
 		counts = node->members[slot].status == RP_MEMBER_ADMITTED;
 		LWLockRelease(&node->lock);
 		if (counts && (!rp_state_read(node, slot, memory, &state) ||
-					   p2p_vector_get(&state.stored, &leave->me->self) < leave->seq))
+					   !p2p_member_has_leave(&state.stored, &leave->me->self, leave->seq)))
 			return false;
 	}
 	return true;
@@ -178,7 +179,11 @@ look_into_batch(const RpIdentity *me, RpLogReader *reader, const P2pBatch *batch
 	uint64		found = 0;
 
 	if (rp_log_unpack(reader, batch, &bytes) != P2P_OK)
-		elog(ERROR, "could not unpack a batch of the own change log");
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("a batch in the change log of this node is damaged"),
+				 errhint("Leave by replp2p.leave_group(force => true): the other nodes keep "
+						 "what they have.")));
 	memory = palloc(p2p_body_reader_memory());
 	p2p_body_reader_init(&body, memory, bytes.bytes, bytes.length, &batch->deps);
 	while (found == 0 && p2p_body_next(&body, &item) == P2P_OK)

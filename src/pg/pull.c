@@ -42,6 +42,7 @@
 #include "pull.h"
 #include "settings.h"
 
+#include "p2p_member.h"
 #include "p2p_plan.h"
 
 #define PENALTY_US 5000000
@@ -93,11 +94,11 @@ static void open_log(RpPull *pull, int slot);
 static void publish(RpPull *pull, int slot);
 static void announce(RpPull *pull);
 static bool is_complete(const PulledLog *log);
+static P2pMemberLog member_log(const PulledLog *log);
 static int	choose_source(RpPull *pull, int slot, const bool *reachable, const int64 *rtt_us);
 static bool take_batch(RpPull *pull, int peer, const P2pBlock *bytes, int *taken, char **error);
 static const char *judge_batch(RpPull *pull, PulledLog *log, const P2pBatch *batch,
 							   const P2pBlock *bytes);
-static bool may_begin(const PulledLog *log, const P2pBatch *batch);
 static void append(PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes);
 static void penalise(RpPull *pull, int slot, int peer);
 static void refuse_batch(RpPull *pull, int slot, int peer, const char *why);
@@ -198,14 +199,12 @@ publish(RpPull *pull, int slot)
 {
 	const PulledLog *log = &pull->logs[slot];
 	RpMember   *member = &pull->node->members[slot];
-	uint64		bytes = rp_log_bytes(log->writer);
 
 	SpinLockAcquire(&pull->node->vector_lock);
 	member->stored_seq = log->cursor.seq;
 	member->stored_stamp = log->stamp;
 	/* Trimming moves it on in shared memory only. */
 	member->oldest_seq = Max(member->oldest_seq, log->oldest_seq);
-	member->log_bytes = bytes;
 	SpinLockRelease(&pull->node->vector_lock);
 }
 
@@ -229,7 +228,22 @@ rp_pull_heard(RpPull *pull, int slot, const P2pVector *stored)
 static bool
 is_complete(const PulledLog *log)
 {
-	return log->left && log->cursor.seq >= log->left_seq;
+	P2pMemberLog member = member_log(log);
+
+	return p2p_member_is_complete(&member, log->cursor.seq);
+}
+
+/* What core's rules about joining and leaving want to know of a log. */
+static P2pMemberLog
+member_log(const PulledLog *log)
+{
+	return (P2pMemberLog) {
+		.stored_seq = log->cursor.seq,
+		.applied_seq = log->covered_seq,
+		.required_seq = log->required_seq,
+		.left = log->left,
+		.left_seq = log->left_seq
+	};
 }
 
 /* Choose for each origin whom to ask. */
@@ -431,25 +445,16 @@ static const char *
 judge_batch(RpPull *pull, PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes)
 {
 	P2pStatus	status = p2p_batch_verify(batch, bytes->bytes, &pull->me->group, log->public_key);
+	P2pMemberLog member = member_log(log);
 
 	if (status != P2P_OK)
 		return p2p_status_text(status);
 	if (!log->cursor.started)
-		return may_begin(log, batch) ? NULL : "the log cannot begin with it";
+		return p2p_member_may_begin(&member, &batch->span, batch->previous_hash) ?
+			NULL : "the log cannot begin with it";
 	if (memcmp(batch->previous_hash, log->cursor.hash, P2P_HASH_SIZE) != 0)
 		return "it does not continue the origin's log as stored here";
 	return NULL;
-}
-
-/* May an empty log begin with this batch? */
-static bool
-may_begin(const PulledLog *log, const P2pBatch *batch)
-{
-	static const uint8 nothing[P2P_HASH_SIZE];
-
-	if (batch->span.first_seq == 1)
-		return memcmp(batch->previous_hash, nothing, P2P_HASH_SIZE) == 0;
-	return log->covered_seq > 0 && batch->span.first_seq <= log->covered_seq + 1;
 }
 
 /* Append a verified batch, verbatim. */

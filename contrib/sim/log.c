@@ -1,0 +1,397 @@
+/*
+ * log.c
+ *	  The model of the change logs, of src/pg/pull.c and of src/pg/serve.c.
+ *
+ * A batch is made once, by its origin, and never changes; the logs of all nodes
+ * point to the same ones. What a log holds is [first, count), of which
+ * [first, synced) is durable. Where the next batch has to begin is core's cursor.
+ */
+#include "sim.h"
+
+#include <string.h>
+
+#include "p2p_plan.h"
+
+#define PENALTY 300				/* ticks */
+#define SILENCE 400				/* a peer that did not answer is not planned with for so long */
+#define PATIENCE 150			/* before a PULL is given up */
+
+static void hash_make(Batch *batch);
+static void cursor_find(Log *log);
+static uint32_t covered_seq(const Node *node, uint32_t origin);
+static bool may_begin(const Node *node, const Batch *batch);
+static void take_batch(Node *node, uint32_t peer, Batch *batch);
+
+/* Append a batch behind the cursor. One of the own log gets its hash here. */
+void
+log_append(Node *node, Log *log, Batch *batch)
+{
+	if (log == &node->logs[node->index])
+	{
+		memcpy(batch->previous, log->cursor.hash, P2P_HASH_SIZE);
+		hash_make(batch);
+	}
+	if (p2p_cursor_judge(&log->cursor, &batch->span) != P2P_ARRIVAL_NEXT)
+		violation("dense: batch %u of node %u does not follow %u on node %u",
+				  (uint32_t) batch->span.first_seq, batch->origin, (uint32_t) log->cursor.seq,
+				  node->index);
+	if (log->count == MAX_SEQ)
+		violation("limit: the log of node %u on node %u is full", batch->origin, node->index);
+	log->batches[log->count++] = batch;
+	p2p_cursor_advance(&log->cursor, &batch->span, batch->hash);
+}
+
+/* A hash of all that matters. The model needs no cryptography. */
+static void
+hash_make(Batch *batch)
+{
+	Random		mix = {0};
+
+	memcpy(&mix.state, batch->previous, sizeof(mix.state));
+	for (uint32_t i = 0; i < batch->count; i++)
+	{
+		const Captured *t = batch->transactions[i];
+
+		mix.state += t->seq * 31 + (uint64_t) t->stamp + ((uint64_t) t->local->number << 40);
+		mix.state = random_next(&mix);
+	}
+	for (size_t i = 0; i < P2P_HASH_SIZE; i += 8)
+	{
+		uint64_t	word = random_next(&mix);
+
+		memcpy(batch->hash + i, &word, 8);
+	}
+}
+
+/* Find the cursor again after the log was cut. */
+static void
+cursor_find(Log *log)
+{
+	p2p_cursor_init(&log->cursor);
+	if (log->count > log->first)
+	{
+		const Batch *last = log->batches[log->count - 1];
+
+		log->cursor.started = true;
+		log->cursor.seq = last->span.last_seq;
+		memcpy(log->cursor.hash, last->hash, P2P_HASH_SIZE);
+	}
+	else
+		log->first = log->count = log->synced = 0;
+}
+
+/*
+ * Bring the own log and its position to what a start would find, or, as a step
+ * of capture's, make both durable.
+ */
+void
+log_recover_own(Node *node, bool survives)
+{
+	Log		   *log = &node->logs[node->index];
+	Position   *position = &node->disk.position;
+	uint32_t	registered = world.nregistered[node->index];
+
+	if (node->capture.stage == CAPTURE_APPENDED && survives)
+		*position = node->capture.position;
+	log->count = position->there ? position->batches : 0;
+	log->synced = log->count;
+	for (uint32_t i = log->first; i < log->count; i++)
+	{
+		if (log->batches[i]->span.last_seq > registered)
+			check_register(node, log->batches[i]);
+	}
+	cursor_find(log);
+}
+
+/* What a crash leaves of all logs. */
+void
+log_recover(Node *node, bool power)
+{
+	if (node->capture.stage != CAPTURE_DOWN)
+		log_recover_own(node, !power || random_chance(&node->random, 50));
+	for (uint32_t i = 0; i < world.nnodes; i++)
+	{
+		Log		   *log = &node->logs[i];
+
+		if (i == node->index)
+			continue;
+		if (power)
+			log->count = log->synced + random_below(&node->random, log->count - log->synced + 1);
+		log->synced = log->count;
+		log->open = false;
+		cursor_find(log);
+	}
+}
+
+/* The gossip worker ended while the server runs: what it wrote is found again, and made durable. */
+void
+log_reopen(Node *node)
+{
+	for (uint32_t i = 0; i < world.nnodes; i++)
+	{
+		if (i == node->index)
+			continue;
+		node->logs[i].synced = node->logs[i].count;
+		node->logs[i].open = false;
+	}
+}
+
+/* Open the logs of members that are new here, and publish where they end. */
+void
+log_open_all(Node *node)
+{
+	for (uint32_t i = 0; i < world.nnodes; i++)
+	{
+		if (i == node->index || node->shared.members[i] == MEMBER_FREE || node->logs[i].open)
+			continue;
+		node->logs[i].open = true;
+		node->shared.stored[i] = (uint32_t) node->logs[i].cursor.seq;
+	}
+}
+
+/* Return a transaction that the log holds, or NULL. */
+Captured *
+log_find(const Log *log, uint32_t seq)
+{
+	uint32_t	low = log->first;
+	uint32_t	high = log->count;
+
+	while (low < high)
+	{
+		uint32_t	middle = (low + high) / 2;
+		const Batch *b = log->batches[middle];
+
+		if (seq < b->span.first_seq)
+			high = middle;
+		else if (seq > b->span.last_seq)
+			low = middle + 1;
+		else
+			return b->transactions[seq - b->span.first_seq];
+	}
+	return NULL;
+}
+
+/* First seq that the log still holds; 0 = none. */
+uint32_t
+log_oldest(const Log *log)
+{
+	return log->first < log->count ? (uint32_t) log->batches[log->first]->span.first_seq : 0;
+}
+
+/* Drop the batches that are stable; one stays. */
+void
+log_trim(Node *node)
+{
+	for (uint32_t i = 0; i < world.nnodes; i++)
+	{
+		Log		   *log = &node->logs[i];
+
+		while (log->first + 1 < log->synced &&
+			   log->batches[log->first]->span.last_seq <= node->shared.stable[i])
+			log->first++;
+	}
+}
+
+/* How far an origin's transactions are in the tables, with the log or without. */
+static uint32_t
+covered_seq(const Node *node, uint32_t origin)
+{
+	uint32_t	required = node->shared.required[origin];
+	uint32_t	applied = node->shared.applied[origin];
+
+	return required > applied ? required : applied;
+}
+
+/* Choose for each origin whom to ask. */
+void
+pull_plan(Node *node)
+{
+	P2pPlanPeer peers[MAX_NODES];
+	uint8_t		nodes[MAX_NODES];
+	P2pVector	mine;
+
+	for (uint32_t origin = 0; origin < world.nnodes; origin++)
+	{
+		const Log  *log = &node->logs[origin];
+		uint32_t	n = 0;
+		uint32_t	choice;
+		uint32_t	seqs[MAX_NODES] = {0};
+		bool		donor_only = !PLANTED(any_donor) && node->status == STATUS_CATCHUP &&
+			log->cursor.seq < node->shared.required[origin];
+
+		node->gossip.source[origin] = NONE;
+		if (origin == node->index || !log->open)
+			continue;
+		if (node->shared.members[origin] == MEMBER_LEFT &&
+			log->cursor.seq >= node->shared.left_seq[origin])
+			continue;
+		for (uint32_t peer = 0; peer < world.nnodes; peer++)
+		{
+			if (peer == node->index || node->shared.members[peer] != MEMBER_ADMITTED ||
+				node->gossip.silent[peer] > world.tick ||
+				node->gossip.penalty[origin][peer] > world.tick ||
+				(donor_only && peer != node->disk.donor))
+				continue;
+			peers[n].origin = world.origins[peer];
+			peers[n].reachable = true;
+			peers[n].rtt_us = world.rtt[node->index][peer];
+			peers[n].stored = node->shared.states[peer] == NULL ? NULL :
+				node->shared.states[peer]->stored;
+			nodes[n++] = (uint8_t) peer;
+		}
+		seqs[origin] = (uint32_t) log->cursor.seq;
+		vector_build(&mine, seqs);
+		p2p_plan_pulls(peers, n, &world.origins[origin], 1, &mine, &choice);
+		if (choice != P2P_PLAN_NOBODY)
+			node->gossip.source[origin] = nodes[choice];
+	}
+}
+
+/* Ask a peer for all that it was chosen for. */
+void
+pull_request(Node *node, uint32_t peer)
+{
+	Message		m = {.kind = MESSAGE_PULL, .from = node->index, .to = (uint8_t) peer};
+	bool		any = false;
+
+	if (node->gossip.asked[peer] != 0)
+	{
+		if (world.tick < node->gossip.asked[peer] + PATIENCE)
+			return;
+		node->gossip.asked[peer] = 0;
+		node->gossip.silent[peer] = world.tick + random_below(&node->random, SILENCE);
+		return;
+	}
+	for (uint32_t origin = 0; origin < world.nnodes; origin++)
+	{
+		const Log  *log = &node->logs[origin];
+
+		if (node->gossip.source[origin] != peer)
+			continue;
+		m.wanted[origin] = any = true;
+		m.after[origin] = (uint32_t) log->cursor.seq;
+		m.from_start[origin] = !log->cursor.started && covered_seq(node, origin) > 0;
+	}
+	if (!any)
+		return;
+	node->gossip.asked[peer] = world.tick;
+	message_send(&m);
+}
+
+/* Answer a PULL with what is durable here. */
+void
+pull_serve(Node *node, const Message *request)
+{
+	Message		m = {.kind = MESSAGE_BATCHES, .from = node->index, .to = request->from};
+	uint32_t	each = 1 + random_below(&node->random, 3);
+
+	if (node->shared.members[request->from] != MEMBER_ADMITTED ||
+		node->status < STATUS_CATCHUP)
+		return;
+	for (uint32_t origin = 0; origin < world.nnodes; origin++)
+	{
+		const Log  *log = &node->logs[origin];
+		uint32_t	end = PLANTED(served_unsynced) ? log->count : log->synced;
+		uint32_t	i = log->first;
+		uint32_t	left = each;
+
+		if (!request->wanted[origin] ||
+			(!PLANTED(served_unsynced) && node->shared.stored[origin] <= request->after[origin]))
+			continue;
+		if (!request->from_start[origin])
+		{
+			while (i < end && log->batches[i]->span.last_seq <= request->after[origin])
+				i++;
+			if (i < end && log->batches[i]->span.first_seq != request->after[origin] + 1)
+			{
+				m.gone[origin] = true;
+				continue;
+			}
+		}
+		for (; i < end && left > 0 && m.nbatches < MAX_REPLY; i++, left--)
+		{
+			if (!PLANTED(served_unsynced) &&
+				log->batches[i]->span.last_seq > node->shared.stored[origin])
+				break;
+			m.batches[m.nbatches++] = log->batches[i];
+		}
+	}
+	message_send(&m);
+}
+
+/* Take a reply's batches. */
+void
+pull_receive(Node *node, const Message *reply)
+{
+	node->gossip.asked[reply->from] = 0;
+	node->gossip.silent[reply->from] = 0;
+	for (uint32_t origin = 0; origin < world.nnodes; origin++)
+	{
+		if (reply->gone[origin])
+			node->gossip.penalty[origin][reply->from] = world.tick + PENALTY;
+	}
+	for (uint32_t i = 0; i < reply->nbatches; i++)
+		take_batch(node, reply->from, reply->batches[i]);
+}
+
+/* Take one batch if it is the next of its log. */
+static void
+take_batch(Node *node, uint32_t peer, Batch *batch)
+{
+	Log		   *log = &node->logs[batch->origin];
+
+	if (batch->origin == node->index || !log->open)
+		return;
+	switch (p2p_cursor_judge(&log->cursor, &batch->span))
+	{
+		case P2P_ARRIVAL_DUPLICATE:
+			return;
+		case P2P_ARRIVAL_GAP:
+			node->gossip.penalty[batch->origin][peer] = world.tick + PENALTY;
+			return;
+		case P2P_ARRIVAL_NEXT:
+			break;
+	}
+	if (log->cursor.started ? memcmp(batch->previous, log->cursor.hash, P2P_HASH_SIZE) != 0 :
+		!may_begin(node, batch))
+	{
+		if (log->cursor.started)
+			violation("chain: batch %u..%u of node %u does not continue its log on node %u",
+					  (uint32_t) batch->span.first_seq, (uint32_t) batch->span.last_seq,
+					  batch->origin, node->index);
+		node->gossip.penalty[batch->origin][peer] = world.tick + PENALTY;
+		return;
+	}
+	log_append(node, log, batch);
+	check_batch_taken(node, batch);
+	node->gossip.dirty = true;
+}
+
+/* May an empty log begin with this batch? */
+static bool
+may_begin(const Node *node, const Batch *batch)
+{
+	if (batch->span.first_seq == 1)
+		return true;
+	return covered_seq(node, batch->origin) > 0 &&
+		batch->span.first_seq <= covered_seq(node, batch->origin) + 1;
+}
+
+/* Make durable what was appended, and publish it; true if there was anything. */
+bool
+pull_commit(Node *node)
+{
+	if (!node->gossip.dirty)
+		return false;
+	node->gossip.dirty = false;
+	for (uint32_t i = 0; i < world.nnodes; i++)
+	{
+		Log		   *log = &node->logs[i];
+
+		if (i == node->index || !log->open)
+			continue;
+		log->synced = log->count;
+		node->shared.stored[i] = (uint32_t) log->cursor.seq;
+	}
+	return true;
+}

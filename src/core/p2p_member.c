@@ -1,0 +1,72 @@
+/*
+ * p2p_member.c
+ *	  What coming and going asks of the change logs.
+ *
+ * A joiner copies rows, not their versions. Those that are not stable stand in
+ * the logs of the node it copied from, which keeps them until the joiner acks:
+ *
+ *	  origin's log there   [oldest ...... required | ........ ]
+ *	  the joiner's		   [oldest ...... required | ........ ]
+ *									 ^ versions of copied rows: nothing is
+ *									   applied, nothing acked, before they are here
+ *
+ * So the joiner's log of an origin may begin anywhere up to what is in its
+ * tables; that of a member which was there from the start begins with seq 1,
+ * and nothing in front of it.
+ *
+ * A member that leaves says so in its own stream. What comes later counts for
+ * nothing (p2p_follow.h): the log is complete with the leave. The leaving node
+ * stays until every other member stores it.
+ *
+ * Called by pull, states, apply and leave, and by the simulator.
+ */
+#include "p2p_member.h"
+
+#include <string.h>
+
+/* How far the origin's transactions are in the tables, with the log or without. */
+static uint64_t
+covered_seq(const P2pMemberLog *log)
+{
+	return log->required_seq > log->applied_seq ? log->required_seq : log->applied_seq;
+}
+
+/* May an empty log begin with this batch? */
+bool
+p2p_member_may_begin(const P2pMemberLog *log, const P2pSpan *span,
+					 const uint8_t previous_hash[P2P_HASH_SIZE])
+{
+	static const uint8_t nothing[P2P_HASH_SIZE];
+
+	if (span->first_seq == 1)
+		return memcmp(previous_hash, nothing, P2P_HASH_SIZE) == 0;
+	return covered_seq(log) > 0 && span->first_seq <= covered_seq(log) + 1;
+}
+
+/* Does the log hold what the copy covers? */
+bool
+p2p_member_copy_is_covered(const P2pMemberLog *log)
+{
+	return log->stored_seq >= log->required_seq;
+}
+
+/* Does the log hold all that is in the tables? */
+bool
+p2p_member_tables_are_covered(const P2pMemberLog *log)
+{
+	return log->stored_seq >= covered_seq(log);
+}
+
+/* Has the log all that there will ever be? */
+bool
+p2p_member_is_complete(const P2pMemberLog *log, uint64_t seq)
+{
+	return log->left && seq >= log->left_seq;
+}
+
+/* Does a member that says it stores this have our leave? */
+bool
+p2p_member_has_leave(const P2pVector *stored, const P2pOrigin *self, uint64_t leave_seq)
+{
+	return p2p_vector_get(stored, self) >= leave_seq;
+}
