@@ -223,7 +223,7 @@ is($node{b}->safe_psql('second', 'SELECT v FROM t WHERE id = 5'), 'renamed', 'wh
 #
 
 my $copy = oid_of('a', 'copy');
-like(traces('a', $copy), qr/^1 0 3 1$/, 'before: slot, workers, folder');
+like(traces('a', $copy), qr/^1 1 3 1$/, 'before: slot, its own origin, workers, folder');
 $node{a}->safe_psql('postgres', 'DROP DATABASE copy');
 nothing_left('a', $copy, 'DROP DATABASE');
 

@@ -2,8 +2,8 @@
  * keyset.c
  *	  The key sets of tracked tables in memory: adding, undoing, forgetting.
  *
- * What a set comes to is core's (p2p_keyset.h); here is who owns its memory,
- * and when versions come and go.
+ * What a set comes to is core's (p2p_keyset.h), its memory versionset.c's; here
+ * is which keys have one, and when versions come and go.
  *
  *	  come	from a log (rp_keyset_put): others' when apply starts or a table
  *			becomes tracked, the own one as it grows; they stay
@@ -18,10 +18,7 @@
  *			delete stays. Counters sum covered versions, too.)
  *
  * So without column merges memory goes with the number of keys that were
- * written lately, some 300 bytes each, not with the number of writes. A
- * counter's set has an entry for each unstable write of its row; nothing of
- * it may be discarded, so from KEYSET_WARN_VERSIONS on, and each time that
- * the number has doubled, the server's log says so.
+ * written lately, some 300 bytes each, not with the number of writes.
  *
  * Truncates of a table are versions of each of its keys; the table keeps them
  * in a set of its own, from which new sets begin.
@@ -33,9 +30,6 @@
  * unsettled). To ask for handlers may itself build sets, which moves versions
  * and deps: so each function asks first (table_of), and then looks at sets.
  *
- * The deps of a transaction are kept once for all its versions, and for those
- * of the origin's next ones as long as they are the same.
- *
  * Only apply uses this, alone: no locks.
  */
 #include "postgres.h"
@@ -43,38 +37,16 @@
 #include "common/hashfn.h"
 #include "lib/ilist.h"
 #include "utils/hsearch.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
-#include "keyset.h"
+#include "versionset.h"
 
-/* A set of so many versions is said to be large. */
-#define KEYSET_WARN_VERSIONS 1024
-#define FIRST_CAPACITY 1
-#define SECOND_CAPACITY 4
-
-/* The deps of one transaction, or of several of one origin. */
-typedef struct SharedDeps
-{
-	uint32		references;
-	uint32		count;
-	P2pVectorEntry entries[FLEXIBLE_ARRAY_MEMBER];
-} SharedDeps;
-
-typedef struct KeyTable KeyTable;
-
-/* A set of core's and what belongs to it here; set comes first, so that its address is ours. */
-typedef struct VersionSet
-{
-	P2pKeySet	set;
-	KeyTable   *table;
-	bool		pending;		/* stands in pending_sets */
-} VersionSet;
+typedef struct RpKeyTable KeyTable;
 
 typedef struct KeyEntry
 {
 	RpKeyHash	key;
-	VersionSet	versions;
+	RpVersionSet	versions;
 	dlist_node	in_table;
 	dlist_node	in_touched;		/* of touched or taken, unless the next is TOUCH_NONE */
 	enum
@@ -85,27 +57,26 @@ typedef struct KeyEntry
 	}			touch;
 } KeyEntry;
 
-struct KeyTable
+struct RpKeyTable
 {
 	Oid			relid;
 	dlist_head	sets;			/* KeyEntry.in_table */
-	VersionSet	truncates;
+	RpVersionSet	truncates;
 	const RpTableHandlers *handlers;	/* NULL: not tracked; as of the last table_of, not to be kept */
 	uint64		epochs_of;		/* hash of the handler changes that its epochs are of */
 	uint64	   *merges_of;		/* hashes of the merges that its deltas are of */
 	int			nmerges;
-	bool		build_due;		/* there is a merge of which that is not so */
+	uint32		builds_wanted;	/* one more whenever there is a merge of which that is not so */
+	uint32		builds_done;
 };
 
 static RpNode *our_node;
 static MemoryContext set_context;
 static HTAB *entries;			/* KeyEntry by key; entries stay where they are */
 static HTAB *tables;			/* KeyTable by relid; likewise */
-static SharedDeps *last_deps[RP_MAX_MEMBERS];
-static RpKeyPayload plain_payloads[RP_MAX_MEMBERS]; /* of versions without deltas */
 
 /* Sets with versions of the transaction that is being applied. */
-static VersionSet **pending_sets;
+static RpVersionSet **pending_sets;
 static int	npending = 0;
 static int	max_pending = 0;
 static P2pDot pending_dot;
@@ -121,22 +92,12 @@ static void table_drop(KeyTable *table);
 static KeyEntry *entry_of(Oid relid, RpKeyHash key);
 static void entry_drop(KeyEntry *entry);
 static void entry_touch(KeyEntry *entry);
-static void set_put(VersionSet *in, const P2pKeyVersion *version, SharedDeps *deps,
+static void set_put(RpVersionSet *in, const P2pKeyVersion *version, RpSharedDeps *deps,
 					const RpKeyPayload *payload);
-static void set_make_room(VersionSet *in);
-static void set_warn(VersionSet *in, uint32 count);
-static bool set_is_contested(VersionSet *in);
-static void set_prune(VersionSet *in);
-static void set_undo(VersionSet *in);
-static void set_drop_stable(VersionSet *in, const P2pVector *stable);
-static void set_empty(VersionSet *in);
-static void pending_note(VersionSet *in, const P2pDot *dot);
+static void set_prune(RpVersionSet *in);
+static void pending_note(RpVersionSet *in, const P2pDot *dot);
 static void truncate_put(Oid relid, const P2pKeyVersion *version, const P2pVector *deps,
 						 bool pending);
-static void version_release(P2pKeyVersion *version);
-static SharedDeps *deps_share(int slot, const P2pVector *deps);
-static void deps_release(SharedDeps *deps);
-static RpKeyPayload *payload_copy(const RpKeyPayload *payload);
 static int	slot_of(const P2pKeyVersion *version);
 
 void
@@ -154,8 +115,7 @@ rp_keysets_init(RpNode *node)
 	ctl.keysize = sizeof(Oid);
 	ctl.entrysize = sizeof(KeyTable);
 	tables = hash_create("replp2p tracked tables", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	for (int slot = 0; slot < RP_MAX_MEMBERS; slot++)
-		plain_payloads[slot].slot = (uint16) slot;
+	rp_version_sets_init(set_context);
 }
 
 P2pKeySet *
@@ -163,15 +123,16 @@ rp_keyset_of(Oid relid, RpKeyHash key)
 {
 	KeyTable   *table = table_of(relid);
 
-	if (table->build_due)
+	if (table->builds_done != table->builds_wanted)
 	{
+		uint32		wanted = table->builds_wanted;
 		uint64		own_seq;
 
 		SpinLockAcquire(&our_node->vector_lock);
 		own_seq = our_node->members[RP_SELF].captured_seq;
 		SpinLockRelease(&our_node->vector_lock);
 		rp_keysets_build(relid, own_seq);
-		table->build_due = false;
+		table->builds_done = wanted;
 	}
 	return &entry_of(relid, key)->versions.set;
 }
@@ -180,11 +141,11 @@ void
 rp_keyset_add(P2pKeySet *set, const P2pKeyVersion *version, const P2pVector *deps,
 			  const RpKeyPayload *payload)
 {
-	VersionSet *in = (VersionSet *) set;
+	RpVersionSet *in = (RpVersionSet *) set;
 
 	(void) table_of(in->table->relid);
 	pending_note(in, &version->version.dot);
-	set_put(in, version, deps_share(slot_of(version), deps), payload);
+	set_put(in, version, rp_deps_share(slot_of(version), deps), payload);
 }
 
 void
@@ -192,13 +153,14 @@ rp_keyset_put(Oid relid, RpKeyHash key, const P2pKeyVersion *version, const P2pV
 			  const RpKeyPayload *payload)
 {
 	KeyEntry   *entry = entry_of(relid, key);
-	VersionSet *in = &entry->versions;
+	RpVersionSet *in = &entry->versions;
 	int			slot = slot_of(version);
-	bool		was_contested = slot == RP_SELF && set_is_contested(in);
+	bool		was_contested = slot == RP_SELF && rp_version_set_is_contested(in);
 
-	set_put(in, version, deps_share(slot, deps), payload);
+	set_put(in, version, rp_deps_share(slot, deps), payload);
 	set_prune(in);
-	if (was_contested || (slot == RP_SELF && (set_is_contested(in) || rp_siblings_may_be(relid, key))))
+	if (was_contested || (slot == RP_SELF && (rp_version_set_is_contested(in) ||
+											  rp_siblings_may_be(relid, key))))
 		entry_touch(entry);
 }
 
@@ -220,22 +182,22 @@ truncate_put(Oid relid, const P2pKeyVersion *version, const P2pVector *deps, boo
 {
 	KeyTable   *table = table_of(relid);
 	int			slot = slot_of(version);
-	SharedDeps *shared = deps_share(slot, deps);
+	RpSharedDeps *shared = rp_deps_share(slot, deps);
 	dlist_iter	iter;
 
 	if (pending)
 		pending_note(&table->truncates, &version->version.dot);
-	set_put(&table->truncates, version, shared, &plain_payloads[slot]);
+	set_put(&table->truncates, version, shared, rp_payload_plain(slot));
 	dlist_foreach(iter, &table->sets)
 	{
 		KeyEntry   *entry = dlist_container(KeyEntry, in_table, iter.cur);
-		bool		was_contested = slot == RP_SELF && set_is_contested(&entry->versions);
+		bool		was_contested = slot == RP_SELF && rp_version_set_is_contested(&entry->versions);
 
 		if (pending)
 			pending_note(&entry->versions, &version->version.dot);
-		set_put(&entry->versions, version, shared, &plain_payloads[slot]);
+		set_put(&entry->versions, version, shared, rp_payload_plain(slot));
 		set_prune(&entry->versions);
-		if (was_contested || (slot == RP_SELF && set_is_contested(&entry->versions)))
+		if (was_contested || (slot == RP_SELF && rp_version_set_is_contested(&entry->versions)))
 			entry_touch(entry);
 	}
 	if (slot == RP_SELF)
@@ -267,7 +229,7 @@ rp_keysets_abort(void)
 
 	for (int i = 0; i < npending; i++)
 	{
-		set_undo(pending_sets[i]);
+		rp_version_set_undo(pending_sets[i], &pending_dot);
 		pending_sets[i]->pending = false;
 	}
 	npending = 0;
@@ -298,12 +260,12 @@ rp_keysets_sweep(const P2pVector *stable)
 			table_drop(table);
 			continue;
 		}
-		set_drop_stable(&table->truncates, stable);
+		rp_version_set_drop_stable(&table->truncates, stable);
 		dlist_foreach_modify(iter, &table->sets)
 		{
 			KeyEntry   *entry = dlist_container(KeyEntry, in_table, iter.cur);
 
-			set_drop_stable(&entry->versions, stable);
+			rp_version_set_drop_stable(&entry->versions, stable);
 			if (entry->versions.set.count == 0 && entry->touch == TOUCH_NONE)
 				entry_drop(entry);
 		}
@@ -329,14 +291,22 @@ void
 rp_keysets_touch_contested(Oid relid)
 {
 	HASH_SEQ_STATUS scan;
-	KeyEntry   *entry;
+	KeyTable   *table;
 
-	hash_seq_init(&scan, entries);
-	while ((entry = hash_seq_search(&scan)) != NULL)
+	hash_seq_init(&scan, tables);
+	while ((table = hash_seq_search(&scan)) != NULL)
 	{
-		if ((relid == InvalidOid || entry->versions.table->relid == relid) &&
-			set_is_contested(&entry->versions))
-			entry_touch(entry);
+		dlist_iter	iter;
+
+		if (OidIsValid(relid) && table->relid != relid)
+			continue;
+		dlist_foreach(iter, &table->sets)
+		{
+			KeyEntry   *entry = dlist_container(KeyEntry, in_table, iter.cur);
+
+			if (rp_version_set_is_contested(&entry->versions))
+				entry_touch(entry);
+		}
 	}
 }
 
@@ -376,7 +346,7 @@ table_of(Oid relid)
 	table_epochs_follow(table);
 	table_merges_follow(table);
 	if (!found)
-		table->build_due = false;
+		table->builds_done = table->builds_wanted;
 	return table;
 }
 
@@ -432,6 +402,7 @@ table_merges_follow(KeyTable *table)
 	int			n = table->handlers ? table->handlers->nmerges : 0;
 	int			same = 0;
 	uint64	   *hashes;
+	bool		news = false;
 
 	while (same < Min(n, table->nmerges) && table->merges_of[same] == merge_hash(table, same))
 		same++;
@@ -445,12 +416,14 @@ table_merges_follow(KeyTable *table)
 		hashes[i] = merge_hash(table, i);
 		for (int k = 0; k < table->nmerges && !known; k++)
 			known = table->merges_of[k] == hashes[i];
-		table->build_due |= !known;
+		news |= !known;
 	}
 	if (table->merges_of)
 		pfree(table->merges_of);
 	table->merges_of = hashes;
 	table->nmerges = n;
+	if (news)
+		table->builds_wanted++;
 }
 
 /* The epoch of a version of the table. */
@@ -470,7 +443,7 @@ table_drop(KeyTable *table)
 
 	dlist_foreach_modify(iter, &table->sets)
 		entry_drop(dlist_container(KeyEntry, in_table, iter.cur));
-	set_empty(&table->truncates);
+	rp_version_set_empty(&table->truncates);
 	if (table->merges_of)
 		pfree(table->merges_of);
 	hash_search(tables, &table->relid, HASH_REMOVE, NULL);
@@ -496,8 +469,7 @@ entry_of(Oid relid, RpKeyHash key)
 	{
 		const P2pKeyVersion *v = &truncates->versions[i];
 
-		set_put(&entry->versions, v,
-				(SharedDeps *) ((char *) v->deps - offsetof(SharedDeps, entries)), v->payload);
+		set_put(&entry->versions, v, rp_deps_of(v), v->payload);
 	}
 	return entry;
 }
@@ -509,167 +481,34 @@ entry_drop(KeyEntry *entry)
 	if (entry->touch != TOUCH_NONE)
 		dlist_delete(&entry->in_touched);
 	dlist_delete(&entry->in_table);
-	set_empty(&entry->versions);
+	rp_version_set_empty(&entry->versions);
 	hash_search(entries, &entry->key, HASH_REMOVE, NULL);
 }
 
-/* Find a version in a set. Most that are looked for came last. */
-static P2pKeyVersion *
-set_find(P2pKeySet *set, const P2pKeyVersion *version)
-{
-	for (uint32 i = set->count; i-- > 0;)
-	{
-		P2pKeyVersion *v = &set->versions[i];
-
-		if (v->step == version->step && v->version.dot.seq == version->version.dot.seq &&
-			p2p_origin_equal(&v->version.dot.origin, &version->version.dot.origin))
-			return v;
-	}
-	return NULL;
-}
-
-/* Add a version, or renew what handlers make of it if it is there. */
+/* Add a version to a set, with the epoch that it has by the table's handlers. */
 static void
-set_put(VersionSet *in, const P2pKeyVersion *version, SharedDeps *deps, const RpKeyPayload *payload)
+set_put(RpVersionSet *in, const P2pKeyVersion *version, RpSharedDeps *deps,
+		const RpKeyPayload *payload)
 {
-	P2pKeyVersion *have = set_find(&in->set, version);
 	P2pKeyVersion new = *version;
 
 	new.deps = deps->entries;
 	new.ndeps = deps->count;
 	new.epoch = epoch_of(in->table, &new);
-	new.is_delta = payload->ndeltas > 0;
-	new.covered = false;
-	if (have == NULL && in->set.count == in->set.capacity)
-		set_make_room(in);
-	new.payload = payload_copy(payload);
-	deps->references++;
-	if (have)
-	{
-		new.covered = have->covered;
-		version_release(have);
-		*have = new;
-	}
-	else if (!p2p_keyset_add(&in->set, &new))
-		elog(ERROR, "a key set has no room");
+	rp_version_set_put(in, &new, deps, payload, in->table->relid);
 }
 
-/* Give the set room for another version. */
+/* Drop covered versions if nobody can ask for them any more (file head). */
 static void
-set_make_room(VersionSet *in)
+set_prune(RpVersionSet *in)
 {
-	P2pKeySet  *set = &in->set;
-	uint32		capacity = set->capacity == 0 ? FIRST_CAPACITY :
-		Max(set->capacity * 2, SECOND_CAPACITY);
-	Size		size = sizeof(P2pKeyVersion) * (Size) capacity;
-
-	if (set->versions == NULL)
-		set->versions = MemoryContextAlloc(set_context, size);
-	else
-		set->versions = repalloc_huge(set->versions, size);
-	if (set->capacity >= KEYSET_WARN_VERSIONS)
-		set_warn(in, set->capacity);
-	set->capacity = capacity;
-}
-
-/* Say that a set is large. */
-static void
-set_warn(VersionSet *in, uint32 count)
-{
-	char	   *table = get_rel_name(in->table->relid);
-
-	ereport(WARNING,
-			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("a key of table \"%s\" has %u versions that are not stable",
-					table ? table : "?", count),
-			 errdetail("All of them are kept until every member has acknowledged them."),
-			 errhint("See replp2p.health() for members that are down or far behind.")));
-}
-
-/* Does more than one version stand? */
-static bool
-set_is_contested(VersionSet *in)
-{
-	const P2pKeyVersion *standing[2];
-
-	return in->set.count > 1 && p2p_keyset_standing(&in->set, standing, 2) > 1;
-}
-
-/* Drop covered versions that nobody can ask for any more (file head). */
-static void
-set_prune(VersionSet *in)
-{
-	P2pKeySet  *set = &in->set;
-	const P2pKeyVersion *last_delete;
-	int64		keep = -1;
-	uint32		kept = 0;
-
-	if (set->count < 2 || in->pending || in->table->nmerges > 0)
-		return;
-	last_delete = p2p_keyset_last_delete(set);
-	if (last_delete)
-		keep = last_delete - set->versions;
-	for (uint32 i = 0; i < set->count; i++)
-	{
-		if (set->versions[i].covered && i != keep)
-			version_release(&set->versions[i]);
-		else
-			set->versions[kept++] = set->versions[i];
-	}
-	set->count = kept;
-}
-
-/*
- * Take out the pending transaction's versions. What is left is added anew, so that what they covered
- * stands again; that needs no more room than there is.
- */
-static void
-set_undo(VersionSet *in)
-{
-	P2pKeySet  *set = &in->set;
-	uint32		count = set->count;
-
-	set->count = 0;
-	for (uint32 i = 0; i < count; i++)
-	{
-		P2pKeyVersion v = set->versions[i];
-
-		if (v.version.dot.seq == pending_dot.seq &&
-			p2p_origin_equal(&v.version.dot.origin, &pending_dot.origin))
-		{
-			version_release(&v);
-			continue;
-		}
-		v.covered = false;
-		(void) p2p_keyset_add(set, &v);
-	}
-}
-
-static void
-set_drop_stable(VersionSet *in, const P2pVector *stable)
-{
-	for (uint32 i = 0; i < in->set.count; i++)
-	{
-		if (p2p_vector_covers_dot(stable, &in->set.versions[i].version.dot))
-			version_release(&in->set.versions[i]);
-	}
-	(void) p2p_keyset_drop_stable(&in->set, stable);
-}
-
-/* Drop all versions, and their room. */
-static void
-set_empty(VersionSet *in)
-{
-	for (uint32 i = 0; i < in->set.count; i++)
-		version_release(&in->set.versions[i]);
-	if (in->set.versions)
-		pfree(in->set.versions);
-	memset(&in->set, 0, sizeof(in->set));
+	if (!in->pending && in->table->nmerges == 0)
+		rp_version_set_prune(in);
 }
 
 /* Remember that the set gets a version of the transaction that is being applied. */
 static void
-pending_note(VersionSet *in, const P2pDot *dot)
+pending_note(RpVersionSet *in, const P2pDot *dot)
 {
 	if (npending == 0)
 		pending_dot = *dot;
@@ -679,7 +518,7 @@ pending_note(VersionSet *in, const P2pDot *dot)
 	if (npending == max_pending)
 	{
 		int			room = Max(max_pending * 2, 1024);
-		Size		size = sizeof(VersionSet *) * (Size) room;
+		Size		size = sizeof(RpVersionSet *) * (Size) room;
 
 		if (pending_sets == NULL)
 			pending_sets = MemoryContextAlloc(set_context, size);
@@ -689,95 +528,6 @@ pending_note(VersionSet *in, const P2pDot *dot)
 	}
 	pending_sets[npending++] = in;
 	in->pending = true;
-}
-
-/* Free what a version refers to. */
-static void
-version_release(P2pKeyVersion *version)
-{
-	RpKeyPayload *payload = version->payload;
-
-	deps_release((SharedDeps *) ((char *) version->deps - offsetof(SharedDeps, entries)));
-	if (payload->ndeltas > 0)
-		pfree(payload);
-}
-
-/* Are the deps these? Components of 0 are not kept. */
-static bool
-deps_equal(const SharedDeps *shared, const P2pVector *deps)
-{
-	uint32		n = 0;
-
-	for (uint32 i = 0; i < deps->count; i++)
-	{
-		const P2pVectorEntry *entry = &deps->entries[i];
-
-		if (entry->seq == 0)
-			continue;
-		if (n == shared->count || shared->entries[n].seq != entry->seq ||
-			!p2p_origin_equal(&shared->entries[n].origin, &entry->origin))
-			return false;
-		n++;
-	}
-	return n == shared->count;
-}
-
-/* Return the deps in our memory: those of the origin's last version if they are the same. */
-static SharedDeps *
-deps_share(int slot, const P2pVector *deps)
-{
-	SharedDeps *shared = last_deps[slot];
-
-	if (shared && deps_equal(shared, deps))
-		return shared;
-	shared = MemoryContextAlloc(set_context, offsetof(SharedDeps, entries) +
-								sizeof(P2pVectorEntry) * deps->count);
-	shared->references = 1;
-	shared->count = 0;
-	for (uint32 i = 0; i < deps->count; i++)
-	{
-		if (deps->entries[i].seq > 0)
-			shared->entries[shared->count++] = deps->entries[i];
-	}
-	if (last_deps[slot])
-		deps_release(last_deps[slot]);
-	last_deps[slot] = shared;
-	return shared;
-}
-
-static void
-deps_release(SharedDeps *deps)
-{
-	if (--deps->references == 0)
-		pfree(deps);
-}
-
-/* A copy of the payload in one piece; without deltas the one that all versions of its origin have. */
-static RpKeyPayload *
-payload_copy(const RpKeyPayload *payload)
-{
-	RpKeyPayload *copy;
-	Size		text_size = 0;
-	char	   *text;
-
-	if (payload->ndeltas == 0)
-		return &plain_payloads[payload->slot];
-	for (int i = 0; i < payload->ndeltas; i++)
-		text_size += strlen(payload->deltas[i]) + 1;
-	copy = MemoryContextAlloc(set_context, MAXALIGN(sizeof(RpKeyPayload)) + text_size +
-							  (sizeof(char *) + sizeof(AttrNumber)) * payload->ndeltas);
-	copy->slot = payload->slot;
-	copy->ndeltas = payload->ndeltas;
-	copy->deltas = (char **) ((char *) copy + MAXALIGN(sizeof(RpKeyPayload)));
-	copy->attnos = (AttrNumber *) (copy->deltas + payload->ndeltas);
-	text = (char *) (copy->attnos + payload->ndeltas);
-	for (int i = 0; i < payload->ndeltas; i++)
-	{
-		copy->attnos[i] = payload->attnos[i];
-		copy->deltas[i] = strcpy(text, payload->deltas[i]);
-		text += strlen(text) + 1;
-	}
-	return copy;
 }
 
 /* The slot of a version's origin. */

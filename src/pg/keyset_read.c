@@ -167,7 +167,7 @@ is_stable(RpNode *node, const RpSlotVersion *version)
 	uint64		stable;
 
 	SpinLockAcquire(&node->vector_lock);
-	stable = node->members[version->slot].stable_seq;
+	stable = rp_droppable_seq(node, version->slot);
 	SpinLockRelease(&node->vector_lock);
 	return version->seq <= stable && !rp_handlers_unsettled(node);
 }

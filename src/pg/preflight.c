@@ -223,7 +223,7 @@ check_slots(Preflight *p)
 	else if (origins + ORIGINS_PER_NODE > max_replication_slots)
 		rp_finding(&p->out, WARNING_STATUS,
 				   "Set max_replication_slots to the number of members of all groups, or more, and restart the server.",
-				   "%d of %d replication origins are in use; a node needs one for each peer",
+				   "%d of %d replication origins are in use; a node needs one for each member",
 				   origins, max_replication_slots);
 }
 
