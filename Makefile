@@ -4,13 +4,14 @@
 #   make demo, make demo-stop                             three clusters at work
 #   make check                                            every test
 #   make lint                                             what must stay true of the sources
+#   make fuzz SECONDS=60                                  libFuzzer on every decoder of foreign bytes
 #   make bench                                            figures beside built-in logical replication
 #   make sim SEED=n, make sim SEEDS=1..2000               a whole group in one process, replayed from a seed
 #   make sim-plants                                       does that find the bugs that are planted in it?
 #
 # All but the first line work on a bare Debian: they install what is missing.
 
-OURS = check demo demo-stop lint deps unit bench sim sim-plants
+OURS = check demo demo-stop lint deps unit bench fuzz sim sim-plants
 ASKED = $(filter $(OURS),$(MAKECMDGOALS))
 
 ifneq ($(ASKED),)
@@ -28,6 +29,10 @@ unit: deps
 
 lint: deps
 	@contrib/lint/core_is_pure
+
+fuzz:
+	@contrib/dev/install-deps clang libclang-rt-dev
+	@$(MAKE) --no-print-directory -C contrib/fuzz fuzz
 
 demo: deps
 	@contrib/demo/demo
