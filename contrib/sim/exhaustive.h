@@ -51,6 +51,7 @@ typedef struct Setting
 	Merge		merge;
 	int			variants;		/* of what is stored: 1, or 2 */
 	int			unique_columns;
+	bool		refused;		/* tried only if named */
 	/* handler changes that transactions may make */
 	int			nchanges;
 	struct
@@ -70,7 +71,7 @@ typedef struct Setting
 	X(siblings_by_stamp, "what is lower than a local write counts as covered") \
 	X(fold_pairwise, "custom folds the newcomer into the row") \
 	X(no_follow_up, "a row is not folded again after a local write") \
-	X(sweep_before_follow_up, "stable versions are dropped while rows are still to be folded again") \
+	X(sweep_before_follow_up, "stable versions are dropped though rows are to be folded again") \
 	X(follow_rows_only, "a key without a row is not looked at again after a local write") \
 	X(lost_touch, "which keys without a row are to be looked at again is lost in a crash") \
 	X(truncate_rows_only, "a truncate judges the rows that are here, not the sets") \
@@ -81,7 +82,6 @@ typedef struct Setting
 	X(no_epochs, "versions are compared by stamp alone") \
 	X(delete_by_stamp, "where a counter restarts is found by stamp alone") \
 	X(arrival_handler, "a conflict is judged by the handler set here on arrival") \
-	X(trim_unsettled, "stable versions are dropped while a handler change is unsettled") \
 	X(no_chain, "only the newcomer and its neighbours are judged") \
 	X(drop_loser, "a displaced row is thrown away") \
 	X(no_pins, "a row that displaces another becomes older than everything once stable")
@@ -141,7 +141,7 @@ typedef struct History
 typedef struct Row
 {
 	uint8_t		image;
-	uint8_t		writer;			/* transaction + 1 that wrote it last (not what folded it); 0: older */
+	uint8_t		writer;			/* transaction + 1 that wrote it, if it was one; 0: older */
 	bool		raw;			/* as a local client left it */
 	bool		displaced;
 	int16_t		column;
@@ -185,12 +185,11 @@ typedef struct Node
 	uint8_t		acting;			/* transaction + 1 being applied */
 	uint8_t		begun;			/* greatest transaction + 1 that apply has begun: the floor */
 	uint8_t		locked;			/* keys, by what is being applied */
-	uint8_t		touched;		/* keys that have got a local version and were not looked at since */
-	uint8_t		noted;			/* applied when the handler changes were stable */
-	uint8_t		settled;		/* handler changes whose settling is over */
+	uint8_t		touched;		/* keys with a local version that are to be looked at again */
 	uint8_t		pinned;			/* keys whose exact version is kept for good */
 	uint8_t		tombstone[MAX_KEYS]; /* transaction + 1 */
-	uint8_t		pad;
+	uint8_t		pad[3];
+	uint16_t	covered[MAX_KEYS];	/* in the sets: bit 2 * transaction + (step & 1) */
 	Row			rows[MAX_KEYS];
 	P2pKeySet	sets[MAX_KEYS];
 	P2pKeyVersion versions[MAX_KEYS][MAX_VERSIONS];
@@ -205,9 +204,9 @@ typedef struct Counts
 
 extern Counts counts;
 
-/* Try every schedule of node `self`; false: it came to something else than the rules say, and *where tells. */
+/* Try every schedule of node `self`; false: it is not what the rules say, and *where tells when. */
 bool		node_try_all(const History *history, int self, char *where, size_t size);
-/* The transactions whose writes the node has committed or is applying, as far as the sets may know. */
+/* The transactions that the sets must hold. */
 unsigned	node_known(const History *history, const Node *node, int self);
 /* Have capture read all local transactions up to i. */
 void		node_capture(const History *history, Node *node, int self, int i);

@@ -12,7 +12,8 @@
  *				looks, locks, stores. A row whose writer is not captured is waited for
  *	  commit	of that. Between the two, clients commit what doesn't touch its locks
  *	  forget	versions that are stable: all who have not seen them have been
- *				heard. Drops them from key sets, tombstones, version index
+ *				heard. Drops them from key sets, tombstones, version index; also
+ *				while a handler change is new, which the server does not
  *	  restart	key sets are built from the logs, which hold what is not forgotten;
  *				what was in memory alone is lost
  *	  follow up	look again at a key that a client has written
@@ -50,7 +51,6 @@ typedef struct Search
 	const History *history;
 	int			self;
 	unsigned	own;			/* transactions of this node */
-	unsigned	changes;		/* handler changes */
 	int			depth;
 	const char *steps[MAX_DEPTH];
 	unsigned	arguments[MAX_DEPTH];
@@ -64,13 +64,12 @@ static struct
 	uint8_t		signatures[MAX_SEEN][SIGNATURE];
 } seen;
 
-static bool go_on(Search *search, const Node *node);
+static bool go_on(Search *search, Node *node);
 static bool try_write(Search *search, const Node *node);
 static bool try_capture(Search *search, const Node *node);
 static bool try_act(Search *search, const Node *node);
 static bool try_commit(Search *search, const Node *node);
 static bool try_forget(Search *search, const Node *node);
-static bool try_settle(Search *search, const Node *node);
 static bool try_restart(Search *search, const Node *node);
 static bool try_follow_up(Search *search, const Node *node);
 static bool is_right(const Search *search, const Node *node);
@@ -111,12 +110,8 @@ node_try_all(const History *history, int self, char *where, size_t size)
 
 	memset(&node, 0, sizeof node);
 	for (int i = 0; i < history->n; i++)
-	{
 		if (history->txns[i].origin == self)
 			search.own |= 1u << i;
-		if (history->txns[i].change >= 0)
-			search.changes |= 1u << i;
-	}
 	for (int key = 0; key < n_keys; key++)
 		if (history->old_rows)
 			node.rows[key] = (Row) {.image = ANCIENT_IMAGE, .column = ANCIENT_COLUMN};
@@ -136,7 +131,7 @@ node_try_all(const History *history, int self, char *where, size_t size)
 
 /* Take a step: its name stays on the path if what follows fails. */
 static bool
-step(Search *search, const Node *node, const char *name, unsigned argument)
+step(Search *search, Node *node, const char *name, unsigned argument)
 {
 	bool		right;
 
@@ -162,9 +157,28 @@ node_copy(Node *to, const Node *from)
 	}
 }
 
-static bool
-go_on(Search *search, const Node *node)
+/* Sets are the same if they hold the same versions (that follows from the rest), and marks. */
+static void
+note_covered(const History *history, Node *node)
 {
+	for (int key = 0; key < n_keys; key++)
+	{
+		node->covered[key] = 0;
+		for (uint32_t v = 0; v < node->sets[key].count; v++)
+		{
+			const Op   *op = node->sets[key].versions[v].payload;
+			size_t		txn = (size_t) ((const char *) op - (const char *) history->txns) / sizeof(Txn);
+
+			if (node->sets[key].versions[v].covered)
+				node->covered[key] |= (uint16_t) (1u << (2 * txn + (op->step & 1)));
+		}
+	}
+}
+
+static bool
+go_on(Search *search, Node *node)
+{
+	note_covered(search->history, node);
 	if (!is_new(node))
 		return true;
 	counts.states++;
@@ -177,7 +191,7 @@ go_on(Search *search, const Node *node)
 	}
 	return try_write(search, node) && try_capture(search, node) && try_act(search, node) &&
 		try_commit(search, node) && try_follow_up(search, node) && try_forget(search, node) &&
-		try_settle(search, node) && try_restart(search, node);
+		try_restart(search, node);
 }
 
 /* What its own transactions it has committed, and capture has not read. */
@@ -202,7 +216,7 @@ node_known(const History *history, const Node *node, int self)
 
 /* ---- clients and capture ---- */
 
-/* Would the next stamp of this node, whatever its clock says, be able to be that of transaction i? */
+/* Can the next stamp of this node, whatever its clock says, be that of transaction i? */
 static bool
 stamp_can_be(const History *history, const Node *node, int i)
 {
@@ -347,8 +361,6 @@ try_act(Search *search, const Node *node)
 		next.acting = (uint8_t) (i + 1);
 		if (next.begun <= i && plant != PLANT_no_floor)
 			next.begun = (uint8_t) (i + 1);
-		if (t->change >= 0)
-			next.settled = next.noted = 0;
 		if (setting->unique)
 			unique_act(history, &next, i);
 		else if (setting->tracked)
@@ -421,13 +433,7 @@ may_be_stable(const Search *search, const Node *node)
 	return stable;
 }
 
-static bool
-changes_are_settled(const Search *search, const Node *node)
-{
-	return (search->changes & node->applied & ~(unsigned) node->settled) == 0;
-}
-
-/* Drop what is stable: all of it, or one transaction and its past. The step is shown with all that is forgotten, as bits. */
+/* Drop what is stable: one transaction and its past, or all. Shown with all that is gone, as bits. */
 static bool
 try_forget(Search *search, const Node *node)
 {
@@ -437,8 +443,6 @@ try_forget(Search *search, const Node *node)
 	if (node->acting > 0 || stable == 0)
 		return true;
 	if (node->touched != 0 && setting->tracked && plant != PLANT_sweep_before_follow_up)
-		return true;
-	if (!changes_are_settled(search, node) && plant != PLANT_trim_unsettled)
 		return true;
 	for (int i = 0; i < history->n; i++)
 	{
@@ -472,24 +476,6 @@ try_forget(Search *search, const Node *node)
 			return false;
 	}
 	return true;
-}
-
-/* Note that handler changes are stable; later, that all that hadn't seen them is, too. */
-static bool
-try_settle(Search *search, const Node *node)
-{
-	unsigned	changes = search->changes & node->applied;
-	unsigned	stable = may_be_stable(search, node);
-	Node		next;
-
-	if (node->acting > 0 || changes_are_settled(search, node) || (changes & ~stable) != 0)
-		return true;
-	node_copy(&next, node);
-	if (node->noted == 0)
-		next.noted = node->applied;
-	else if ((node->noted & ~stable) == 0)
-		next.settled = (uint8_t) changes;
-	return step(search, &next, "settle", next.settled);
 }
 
 /* ---- restart ---- */

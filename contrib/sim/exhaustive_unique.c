@@ -30,7 +30,7 @@ op_here(const Arg *arg, int key)
 	return rules_row_op(arg->history, arg->node->rows[key].writer, key);
 }
 
-/* Return the version of a live row as the node knows it: transaction + 1; 0 = older than everything. */
+/* Return the version of a live row as the node knows it: transaction + 1; 0: ancient. */
 static int
 version_of(const Node *node, int key)
 {
