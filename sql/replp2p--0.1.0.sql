@@ -645,6 +645,7 @@ CREATE FUNCTION replp2p.get_table_handlers(
 	OUT author_id text,
 	OUT author_epoch integer,
 	OUT serial bigint,
+	OUT relation regclass,
 	OUT schema_name name,
 	OUT table_name name,
 	OUT column_name name,
@@ -656,7 +657,7 @@ CREATE FUNCTION replp2p.get_table_handlers(
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'rp_get_table_handlers';
 COMMENT ON FUNCTION replp2p.get_table_handlers() IS
-'the conflict handlers and column merges that hold on this node, with the versions of their changes; for joining nodes';
+'the changes of conflict handlers and column merges that count on this node, with their versions; for joining nodes, and behind the view tables';
 
 --
 -- What is replicated.
@@ -676,6 +677,13 @@ COMMENT ON FUNCTION replp2p.include_table(regclass) IS
 
 -- Reads catalogs only and locks no table, so that it answers at any time.
 CREATE VIEW replp2p.tables AS
+	-- of each handler and merge the greatest change; one that is not captured yet will be the greatest
+	WITH handlers AS MATERIALIZED (
+		SELECT DISTINCT ON (relation, column_name) relation, column_name, setting, function_name
+		FROM replp2p.get_table_handlers()
+		ORDER BY relation, column_name, stamp DESC NULLS FIRST, author_id DESC, author_epoch DESC,
+				 seq DESC, serial DESC
+	)
 	SELECT c.oid::regclass AS relation,
 		   c.relpersistence = 'p' AND NOT x.excluded AS replicated,
 		   coalesce(k.identity, 'none') AS identity,
@@ -688,7 +696,7 @@ CREATE VIEW replp2p.tables AS
 				THEN 'counters count only what is set: set REPLICA IDENTITY FULL'
 		   END AS warning,
 		   coalesce(h.setting, 'last_writer_wins') AS handler,
-		   nullif(h.function_name, '') AS handler_function,
+		   h.function_name AS handler_function,
 		   m.merges
 	FROM pg_catalog.pg_class c
 		 CROSS JOIN LATERAL (
@@ -712,24 +720,12 @@ CREATE VIEW replp2p.tables AS
 				  AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
 			  )
 		 ) k ON true
-		 -- the greatest change counts; one that is not captured yet will be the greatest
-		 LEFT JOIN LATERAL (
-			SELECT t.setting, t.function_name
-			FROM replp2p.table_handlers t
-			WHERE t.relation = c.oid AND t.column_name = ''
-			ORDER BY t.stamp DESC NULLS FIRST, t.author_id DESC, t.author_epoch DESC, t.seq DESC, t.serial DESC
-			LIMIT 1
-		 ) h ON true
+		 LEFT JOIN handlers h ON h.relation = c.oid AND h.column_name IS NULL
 		 CROSS JOIN LATERAL (
-			SELECT jsonb_object_agg(g.attname, g.setting) AS merges,
+			SELECT jsonb_object_agg(g.column_name, g.setting) AS merges,
 				   coalesce(bool_or(g.setting = 'counter'), false) AS counters
-			FROM (SELECT DISTINCT ON (t.column_number) a.attname, t.setting
-				  FROM replp2p.table_handlers t
-					   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = t.column_number
-				  WHERE t.relation = c.oid AND t.column_name <> '' AND NOT a.attisdropped
-				  ORDER BY t.column_number, t.stamp DESC NULLS FIRST, t.author_id DESC, t.author_epoch DESC,
-						   t.seq DESC, t.serial DESC) g
-			WHERE g.setting <> 'none'
+			FROM handlers g
+			WHERE g.relation = c.oid AND g.column_name IS NOT NULL AND g.setting <> 'none'
 		 ) m
 	WHERE c.relkind IN ('r', 'p')
 	  AND c.relpersistence <> 't'

@@ -586,7 +586,7 @@ handlers_take_over(RpJoin *join)
 	RpJoinRows *rows = rp_join_query(join,
 									 "SELECT author_id, author_epoch, serial, schema_name, table_name,"
 									 " coalesce(column_name, ''), setting, coalesce(function_name, ''),"
-									 " coalesce(seq, 0), stamp, settled FROM replp2p.get_table_handlers()");
+									 " coalesce(seq, 0), coalesce(stamp, 0), settled FROM replp2p.get_table_handlers()");
 	RpCatalog	catalog;
 
 	rp_catalog_open(&catalog);
