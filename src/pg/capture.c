@@ -236,7 +236,7 @@ read_up_to(RpCapture *capture, XLogRecPtr limit)
 	uint64		records = 0;
 
 	rp_capture_read_limit(limit);
-	while (reader->EndRecPtr < limit && rp_capture_record_read(reader))
+	while (reader->EndRecPtr < limit && rp_capture_record_read(reader, capture->memory))
 	{
 		record_process(capture);
 		if (++records % RP_RECORDS_PER_CHECK == 0)

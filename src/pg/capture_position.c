@@ -377,7 +377,7 @@ stamps_read_ahead(RpCapture *capture)
 		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 	rp_capture_read_limit(GetFlushRecPtr(NULL));
 	XLogBeginRead(reader, record_at(capture->start_lsn));
-	while (rp_capture_record_read(reader))
+	while (rp_capture_record_read(reader, CurrentMemoryContext))
 	{
 		RpCommitRecord commit;
 
@@ -407,13 +407,16 @@ rp_capture_read_limit(XLogRecPtr limit)
 	read_limit = limit;
 }
 
-/* Read the next WAL record; false: it is not there, or goes on behind the limit. */
+/*
+ * Read the next WAL record; false: it is not there, or goes on behind the limit. One that is too
+ * large for the reader's buffer is allocated here, and freed by the next call: so in the
+ * memory that lives as long as the reader.
+ */
 bool
-rp_capture_record_read(XLogReaderState *reader)
+rp_capture_record_read(XLogReaderState *reader, MemoryContext memory)
 {
 	char	   *error = NULL;
-	/* a record too large for the reader's buffer lives on in the context of the call */
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContext old = MemoryContextSwitchTo(memory);
 	bool		found = XLogReadRecord(reader, &error) != NULL;
 
 	MemoryContextSwitchTo(old);
