@@ -407,7 +407,7 @@ quiet(char *why, size_t size)
 		}
 		for (uint32_t i = 0; i < MAX_SESSIONS; i++)
 		{
-			if (node->sessions[i].phase != SESSION_FREE)
+			if (node->sessions[i].phase != SESSION_FREE || node->nqueued > 0)
 			{
 				snprintf(why, size, "a client of node %u has not ended", n);
 				return false;

@@ -44,34 +44,33 @@ gossip_step(Node *node)
 		return true;
 	}
 	log_open_all(node);
-	switch (random_below(&node->random, 8))
+	if (random_chance(&node->random, node->talk_chance))
+		state_publish(node);
+	if (random_chance(&node->random, node->talk_chance) && peer != node->index &&
+		node->shared.members[peer] == MEMBER_ADMITTED)
+		gossip_send(node, peer, NULL);
+	if (random_chance(&node->random, node->talk_chance))
+		stability_step(node);
+	if (random_below(&node->random, 800) < node->trim_chance)
 	{
-		case 0:
-			state_publish(node);
-			break;
-		case 1:
-			if (peer != node->index && node->shared.members[peer] == MEMBER_ADMITTED)
-				gossip_send(node, peer, NULL);
-			break;
-		case 2:
-			stability_step(node);
-			break;
-		case 3:
-			if (random_chance(&node->random, node->trim_chance))
-			{
-				log_trim(node);
-				versions_trim(node);
-			}
-			break;
-		case 4:
-		case 5:
-			return pull_commit(node);
-		default:
-			pull_plan(node);
+		P2pVector	held;
+
+		if (node->shared.loaded_generation == node->shared.wanted_generation &&
+			stable_vector(node, &held))
+			log_trim(node, &held);
+		versions_trim(node);
+	}
+	if (random_chance(&node->random, 40))
+	{
+		pull_plan(node);
+		for (peer = 0; peer < world.nnodes; peer++)
+		{
 			if (peer != node->index)
 				pull_request(node, peer);
-			break;
+		}
 	}
+	if (random_chance(&node->random, 50))
+		(void) pull_commit(node);
 	return true;
 }
 
@@ -106,7 +105,9 @@ copy_is_covered(const Node *node)
 {
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
-		if (i != node->index && node->shared.stored[i] < node->shared.required[i])
+		P2pMemberLog log = member_log(node, i);
+
+		if (i != node->index && !p2p_member_copy_is_covered(&log))
 			return false;
 	}
 	return true;

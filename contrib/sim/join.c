@@ -336,7 +336,7 @@ leave_step(Node *node)
 
 		if (i == node->index || node->shared.members[i] != MEMBER_ADMITTED)
 			continue;
-		if (state == NULL || vector_seq(state->stored, node->index) < seq)
+		if (state == NULL || !p2p_member_has_leave(state->stored, &world.origins[node->index], seq))
 			return false;
 	}
 	node->status = STATUS_GONE;
