@@ -8,10 +8,11 @@
 #   make bench                                            figures beside built-in logical replication
 #   make sim SEED=n, make sim SEEDS=1..2000               a whole group in one process, replayed from a seed
 #   make sim-plants                                       does that find the bugs that are planted in it?
+#   make torture NODES=3 SECONDS=60 NEMESES=all SEED=n    live clusters under faults, and checkers
 #
 # All but the first line work on a bare Debian: they install what is missing.
 
-OURS = check demo demo-stop lint deps unit bench fuzz sim sim-plants
+OURS = check demo demo-stop lint deps unit bench fuzz sim sim-plants torture
 ASKED = $(filter $(OURS),$(MAKECMDGOALS))
 
 ifneq ($(ASKED),)
@@ -45,6 +46,9 @@ sim: deps
 
 sim-plants: deps
 	@$(MAKE) --no-print-directory -C contrib/sim plants
+
+torture: deps
+	@TORTURE_SECONDS=$(SECONDS) contrib/torture/run
 
 demo-stop:
 	@contrib/demo/demo --stop

@@ -74,7 +74,7 @@ SELECT count(*) AS lag FROM replp2p.stat_lag;
 SELECT count(*) AS log FROM replp2p.stat_log;
 SELECT count(*) > 0 AS health FROM replp2p.health();
 SELECT count(*) > 0 AS preflight FROM replp2p.preflight();
-SELECT relation, conflict_type, count FROM replp2p.stat_conflicts ORDER BY relation::oid DESC;
+SELECT count(*) AS counters FROM replp2p.stat_conflicts;
 SELECT count(*) AS conflicts FROM replp2p.conflicts;
 SELECT replp2p.preflight('dbname=x');
 SELECT replp2p.stat_reset();

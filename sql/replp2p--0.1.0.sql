@@ -111,41 +111,89 @@ CREATE TABLE replp2p.table_handlers (
 	PRIMARY KEY (author_id, author_epoch, serial)
 ) WITH (user_catalog_table = true);
 
--- The history behind the view conflicts; this node's own, not replicated.
+-- The history behind the view conflicts; this node's own, not replicated. Images are
+-- exact, {{column, value}, ...} (see rowimage.h); a side is r = row, d = delete.
 CREATE TABLE replp2p.conflict_history (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	detected_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-	relation oid NOT NULL,
+	relation oid NOT NULL,					-- 0: there was no such table here
 	conflict_type text NOT NULL,
 	resolution text NOT NULL,
+	message text,
 	key jsonb,
+	key_image text[],
 	local_row jsonb,
+	local_image text[],
+	local_side "char",
 	remote_row jsonb,
+	remote_image text[],
+	remote_side "char",
 	applied_row jsonb,
+	loser "char" CHECK (loser IN ('l', 'r')),	-- local, remote; NULL: neither
 	local_slot smallint,
 	local_seq bigint,
 	local_stamp bigint,
 	remote_slot smallint NOT NULL,
 	remote_seq bigint NOT NULL,
 	remote_stamp bigint NOT NULL,
-	relationship text NOT NULL,
-	message text							-- of a custom handler that raised an error
+	relationship text CHECK (relationship IN ('before', 'after', 'concurrent'))	-- NULL: skipped, met nothing
 );
 CREATE INDEX conflict_history_detected_at ON replp2p.conflict_history (detected_at);
 
--- The versions behind the view siblings; for showing only, this node's own.
-CREATE TABLE replp2p.sibling_rows (
-	relation oid NOT NULL,
-	h1 bigint NOT NULL,						-- hash of the key
-	h2 bigint NOT NULL,
-	key jsonb NOT NULL,
-	"row" jsonb,							-- NULL: a delete
+-- The transactions that apply cannot get past: at most the next one of each origin.
+-- Only apply writes it. This node's own, not replicated; so is the next.
+CREATE TABLE replp2p.failed_transactions (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	slot smallint NOT NULL UNIQUE,
+	seq bigint NOT NULL,
+	stamp bigint,
+	change bigint,							-- number of what failed; NULL: no single change
+	schema_name name,						-- as the origin calls it; NULL: as above
+	table_name name,
+	operation text,
+	key jsonb,
+	key_image text[],
+	remote_row jsonb,
+	remote_image text[],
+	error_message text NOT NULL,
+	error_detail text,
+	error_hint text,
+	sqlstate text NOT NULL,
+	attempts bigint NOT NULL,
+	first_attempt timestamptz NOT NULL DEFAULT clock_timestamp(),
+	last_attempt timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Changes of those transactions that are to be skipped, by skip_failed().
+CREATE TABLE replp2p.skipped_changes (
 	slot smallint NOT NULL,
 	seq bigint NOT NULL,
+	change bigint NOT NULL,
+	relation oid NOT NULL,					-- 0: there is no such table here
+	operation text NOT NULL,
+	key jsonb,
+	key_image text[],
+	remote_row jsonb,
+	remote_image text[],
+	error_message text NOT NULL,
+	PRIMARY KEY (slot, seq, change)
+);
+
+-- The versions behind the view siblings, for showing only. This node's own, not replicated; a
+-- join copies them.
+CREATE TABLE replp2p.sibling_rows (
+	relation regclass NOT NULL,
+	key_hash bytea NOT NULL,				-- 16 bytes, this node's own
+	node_id bytea NOT NULL,
+	epoch integer NOT NULL,
+	seq bigint NOT NULL,
 	stamp bigint NOT NULL,
+	key jsonb NOT NULL,
+	key_image bytea NOT NULL,				-- src/pg/rowbody.c
+	row_data jsonb,							-- NULL: a delete
 	is_winner boolean NOT NULL,
 	kind text NOT NULL,
-	PRIMARY KEY (relation, h1, h2, slot, seq)
+	PRIMARY KEY (relation, key_hash, node_id, epoch, seq)
 );
 
 -- Rows that a greater row keeps out of their table, as both claim a value of one unique index:
@@ -192,6 +240,8 @@ COMMENT ON TABLE replp2p.excluded_tables IS 'tables that are not replicated; int
 COMMENT ON TABLE replp2p.handler_changes IS 'changes of conflict handlers and column merges, replicated to every node; internal, see the view tables';
 COMMENT ON TABLE replp2p.table_handlers IS 'the conflict handlers and column merges that hold on this node, and since which versions; internal, see the view tables';
 COMMENT ON TABLE replp2p.conflict_history IS 'the conflicts that this node decided; internal, see the view conflicts';
+COMMENT ON TABLE replp2p.failed_transactions IS 'the transactions that this node cannot apply; internal, see the view failed_changes';
+COMMENT ON TABLE replp2p.skipped_changes IS 'changes that this node is to leave out; internal, see skip_failed()';
 COMMENT ON TABLE replp2p.sibling_rows IS 'the concurrent versions of contested rows; internal, see the view siblings';
 COMMENT ON TABLE replp2p.displaced_rows IS 'rows that others keep out of their table by a unique value; internal, see the view displaced';
 COMMENT ON TABLE replp2p.displacing_rows IS 'versions of the rows that displace others; internal';
@@ -493,9 +543,9 @@ COMMENT ON VIEW replp2p.conflicts IS
 'truly concurrent changes that this node decided, with both rows; only of tables that the reader may select from; kept for replp2p.conflict_history_days';
 
 CREATE VIEW replp2p.siblings WITH (security_barrier) AS
-	SELECT s.relation::regclass AS relation,
+	SELECT s.relation,
 		   s.key,
-		   s."row",
+		   s.row_data AS row,
 		   m.node_name AS origin,
 		   s.seq,
 		   timestamptz '2000-01-01 00:00:00+00' + s.stamp * interval '1 microsecond' AS stamp,
@@ -503,7 +553,7 @@ CREATE VIEW replp2p.siblings WITH (security_barrier) AS
 		   s.kind
 	FROM replp2p.sibling_rows s
 		 JOIN pg_catalog.pg_class c ON c.oid = s.relation
-		 LEFT JOIN replp2p.members m ON m.slot = s.slot
+		 LEFT JOIN replp2p.members m ON m.node_id = s.node_id AND m.epoch = s.epoch
 	WHERE has_table_privilege(c.oid, 'SELECT')
 	  AND has_schema_privilege(c.relnamespace, 'USAGE')
 	  AND NOT row_security_active(c.oid);
@@ -545,16 +595,38 @@ CREATE VIEW replp2p.displaced WITH (security_barrier) AS
 	  AND NOT row_security_active(c.oid);
 COMMENT ON VIEW replp2p.displaced IS
 'rows that a later row with the same value of a second unique key keeps out of their table, on every node alike; each comes back when that goes, or is superseded when its primary key is written again; only of tables that the reader may select from';
+CREATE FUNCTION replp2p.get_stat_conflicts(
+	OUT relation regclass,
+	OUT conflict_type text,
+	OUT count bigint,
+	OUT last_detected_at timestamptz,
+	OUT stats_reset timestamptz)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'rp_get_stat_conflicts';
+COMMENT ON FUNCTION replp2p.get_stat_conflicts() IS 'the rows behind the view stat_conflicts';
 
 CREATE VIEW replp2p.stat_conflicts AS
-	SELECT h.relation::regclass AS relation,
-		   h.conflict_type,
-		   count(*) AS count,
-		   max(h.detected_at) AS last_detected_at
-	FROM replp2p.conflict_history h
-	GROUP BY h.relation, h.conflict_type;
+	SELECT * FROM replp2p.get_stat_conflicts();
 COMMENT ON VIEW replp2p.stat_conflicts IS
-'conflicts per table and type, counted in the history: so only as far back as it is kept';
+'how many conflicts this node has met per table and type since stats_reset, however long the history is; kept over a clean shutdown, reset by a crash and by stat_reset(); relation is NULL for tables beyond the first thousand';
+
+CREATE FUNCTION replp2p.revert_conflict(id bigint)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_revert_conflict';
+COMMENT ON FUNCTION replp2p.revert_conflict(bigint) IS
+'write the loser of a conflict again, as a new write of this node by the caller: its row over the row of that key, or its delete';
+
+CREATE FUNCTION replp2p.fk_violations(
+	relation regclass DEFAULT NULL,
+	OUT constraint_name name,
+	OUT referencing regclass,
+	OUT referenced regclass,
+	OUT key jsonb,
+	OUT foreign_key jsonb)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'rp_fk_violations';
+COMMENT ON FUNCTION replp2p.fk_violations(regclass) IS
+'rows of a table (of all tables that the caller may read) whose foreign key leads to no row: concurrent changes can leave them';
 
 CREATE FUNCTION replp2p.set_conflict_handler(
 	relation regclass,
@@ -575,6 +647,7 @@ CREATE FUNCTION replp2p.get_table_handlers(
 	OUT author_id text,
 	OUT author_epoch integer,
 	OUT serial bigint,
+	OUT relation regclass,
 	OUT schema_name name,
 	OUT table_name name,
 	OUT column_name name,
@@ -586,7 +659,7 @@ CREATE FUNCTION replp2p.get_table_handlers(
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'rp_get_table_handlers';
 COMMENT ON FUNCTION replp2p.get_table_handlers() IS
-'the conflict handlers and column merges that hold on this node, with the versions of their changes; for joining nodes';
+'the changes of conflict handlers and column merges that count on this node, with their versions; for joining nodes, and behind the view tables';
 
 --
 -- What is replicated.
@@ -606,6 +679,13 @@ COMMENT ON FUNCTION replp2p.include_table(regclass) IS
 
 -- Reads catalogs only and locks no table, so that it answers at any time.
 CREATE VIEW replp2p.tables AS
+	-- of each handler and merge the greatest change; one that is not captured yet will be the greatest
+	WITH handlers AS MATERIALIZED (
+		SELECT DISTINCT ON (relation, column_name) relation, column_name, setting, function_name
+		FROM replp2p.get_table_handlers()
+		ORDER BY relation, column_name, stamp DESC NULLS FIRST, author_id DESC, author_epoch DESC,
+				 seq DESC, serial DESC
+	)
 	SELECT c.oid::regclass AS relation,
 		   c.relpersistence = 'p' AND NOT x.excluded AS replicated,
 		   coalesce(k.identity, 'none') AS identity,
@@ -618,7 +698,7 @@ CREATE VIEW replp2p.tables AS
 				THEN 'counters count only what is set: set REPLICA IDENTITY FULL'
 		   END AS warning,
 		   coalesce(h.setting, 'last_writer_wins') AS handler,
-		   nullif(h.function_name, '') AS handler_function,
+		   h.function_name AS handler_function,
 		   m.merges
 	FROM pg_catalog.pg_class c
 		 CROSS JOIN LATERAL (
@@ -642,24 +722,12 @@ CREATE VIEW replp2p.tables AS
 				  AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
 			  )
 		 ) k ON true
-		 -- the greatest change counts; one that is not captured yet will be the greatest
-		 LEFT JOIN LATERAL (
-			SELECT t.setting, t.function_name
-			FROM replp2p.table_handlers t
-			WHERE t.relation = c.oid AND t.column_name = ''
-			ORDER BY t.stamp DESC NULLS FIRST, t.author_id DESC, t.author_epoch DESC, t.seq DESC, t.serial DESC
-			LIMIT 1
-		 ) h ON true
+		 LEFT JOIN handlers h ON h.relation = c.oid AND h.column_name IS NULL
 		 CROSS JOIN LATERAL (
-			SELECT jsonb_object_agg(g.attname, g.setting) AS merges,
+			SELECT jsonb_object_agg(g.column_name, g.setting) AS merges,
 				   coalesce(bool_or(g.setting = 'counter'), false) AS counters
-			FROM (SELECT DISTINCT ON (t.column_number) a.attname, t.setting
-				  FROM replp2p.table_handlers t
-					   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = t.column_number
-				  WHERE t.relation = c.oid AND t.column_name <> '' AND NOT a.attisdropped
-				  ORDER BY t.column_number, t.stamp DESC NULLS FIRST, t.author_id DESC, t.author_epoch DESC,
-						   t.seq DESC, t.serial DESC) g
-			WHERE g.setting <> 'none'
+			FROM handlers g
+			WHERE g.relation = c.oid AND g.column_name IS NOT NULL AND g.setting <> 'none'
 		 ) m
 	WHERE c.relkind IN ('r', 'p')
 	  AND c.relpersistence <> 't'
@@ -722,6 +790,50 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_resume_apply';
 COMMENT ON FUNCTION replp2p.resume_apply(name) IS
 'go on after pause_apply()';
 
+-- Who may read the table sees all; a monitor all but what may hold values of rows.
+CREATE VIEW replp2p.failed_changes WITH (security_barrier) AS
+	SELECT f.id,
+		   m.node_name AS origin,
+		   f.seq,
+		   timestamptz '2000-01-01 00:00:00+00' + f.stamp * interval '1 microsecond' AS stamp,
+		   CASE WHEN f.table_name IS NOT NULL THEN format('%I.%I', f.schema_name, f.table_name) END AS relation,
+		   f.operation,
+		   CASE WHEN r.may_read THEN f.key END AS key,
+		   CASE WHEN r.may_read THEN f.remote_row END AS remote_row,
+		   f.error_message,
+		   CASE WHEN r.may_read THEN f.error_detail END AS error_detail,
+		   f.error_hint,
+		   f.sqlstate,
+		   f.attempts,
+		   f.first_attempt,
+		   f.last_attempt
+	FROM replp2p.failed_transactions f
+		 LEFT JOIN replp2p.members m ON m.slot = f.slot
+		 LEFT JOIN (pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace)
+				ON n.nspname = f.schema_name AND c.relname = f.table_name
+		 CROSS JOIN LATERAL (
+			SELECT CASE WHEN c.oid IS NULL THEN pg_has_role(current_user, 'pg_read_all_data', 'USAGE')
+						ELSE has_table_privilege(c.oid, 'SELECT')
+							 AND has_schema_privilege(n.oid, 'USAGE')
+							 AND NOT row_security_active(c.oid)
+				   END AS may_read
+		 ) r
+	WHERE r.may_read OR pg_has_role(current_user, 'pg_monitor', 'USAGE');
+COMMENT ON VIEW replp2p.failed_changes IS
+'the transactions that this node cannot apply, each with the change that fails and why; they are tried again by themselves, and gone from here when they went through';
+
+CREATE FUNCTION replp2p.retry_failed(id bigint)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_retry_failed';
+COMMENT ON FUNCTION replp2p.retry_failed(bigint) IS
+'try a failed change again at the commit of this transaction, and not only when its delay is over';
+
+CREATE FUNCTION replp2p.skip_failed(id bigint)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_skip_failed';
+COMMENT ON FUNCTION replp2p.skip_failed(bigint) IS
+'never apply a failed change on this node, which then differs from the others; the rest of its transaction is applied, and the view conflicts keeps the change as skipped';
+
 --
 -- For peers. The role by which peers connect needs CONNECT on the database and
 -- EXECUTE on exchange(), and no more. Each session proves the keys of both
@@ -759,9 +871,11 @@ GRANT EXECUTE ON FUNCTION
 	replp2p.get_table_handlers(),
 	replp2p.current_token(),
 	replp2p.wait_for_token(text, interval),
-	replp2p.wait_for_replication(text, integer, interval)
+	replp2p.wait_for_replication(text, integer, interval),
+	replp2p.revert_conflict(bigint),
+	replp2p.fk_violations(regclass)
 	TO PUBLIC;
-GRANT SELECT ON replp2p.conflicts, replp2p.siblings, replp2p.displaced, replp2p.tables TO PUBLIC;
+GRANT SELECT ON replp2p.conflicts, replp2p.siblings, replp2p.displaced, replp2p.failed_changes, replp2p.tables TO PUBLIC;
 
 GRANT EXECUTE ON FUNCTION
 	replp2p.health(),
@@ -773,7 +887,8 @@ GRANT EXECUTE ON FUNCTION
 	replp2p.get_stat_links(),
 	replp2p.get_stat_server(),
 	replp2p.get_stat_log(),
-	replp2p.get_stat_join()
+	replp2p.get_stat_join(),
+	replp2p.get_stat_conflicts()
 	TO pg_monitor;
 GRANT SELECT ON
 	replp2p.stat_members,

@@ -75,6 +75,7 @@ foreach my $way ([ 'a', 'b' ], [ 'b', 'a' ])
 	cross($x, "DELETE FROM t WHERE id = $id", $y, "UPDATE t SET v = 'late' WHERE id = $id");
 	$g->same('t', "delete, then update, $x first");
 	is($row->(), 'late', 'the later update brings the row back');
+	is(types($x), 'update_deleted', 'recorded where the delete was made');
 	is($g->sql($x, "SELECT length(big) FROM t WHERE id = $id"), 20000,
 		'with the out-of-line value that it had left unchanged');
 

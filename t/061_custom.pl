@@ -15,7 +15,7 @@ my $merge = <<'SQL';
 CREATE OR REPLACE FUNCTION merge_t(older t, newer t, conflict replp2p.conflict) RETURNS t
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-	result t := coalesce(newer, older);
+	result public.t := coalesce(newer, older);
 BEGIN
 	IF newer.v = 'gone' THEN
 		RETURN NULL;

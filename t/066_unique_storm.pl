@@ -1,8 +1,9 @@
 # A storm over a table with three unique indexes, on three nodes at once: few
-# values, so that nearly every transaction clashes with one that it did not see.
-# One node is stopped hard and started again meanwhile. At the end all nodes
-# have the same rows and the same displaced rows, each displaced one has a row
-# in the table in its way, and no origin stands still.
+# values, so that many transactions clash with one that they did not see: at once,
+# then without applying anything meanwhile, then with one node stopped hard and
+# started again. Each time all nodes end with the same rows and the same displaced
+# rows, each displaced one has a row in the table in its way, and no origin
+# stands still.
 #
 # RP_SEED repeats the choices of each client, RP_STORM their number.
 use strict;
@@ -14,7 +15,7 @@ use Replp2p;
 
 my $seed = $ENV{RP_SEED} // int(rand(2**31));
 Replp2p::seed($seed);
-my $steps = $ENV{RP_STORM} // 300;
+my $steps = $ENV{RP_STORM} // 150;
 my $clients = 2;
 
 my $g = Replp2p->group([ 'a', 'b', 'c' ], conf => "deadlock_timeout = 100ms\n", schema => <<'SQL');
@@ -67,39 +68,60 @@ sub storm
 	} @_;
 }
 
+# All nodes at once, not seeing one another; then all cross.
+sub storm_apart
+{
+	$g->sql_all("SELECT replp2p.pause_apply()");
+	my $good = $g->succeeded(storm(@nodes));
+	$g->sql_all("SELECT replp2p.resume_apply()");
+	return $good;
+}
+
+my $content = "SELECT md5(coalesce(string_agg(s::text, ',' ORDER BY id), '')) FROM s";
+my $displaced = "SELECT md5(coalesce(string_agg(concat_ws(',', key, row, origin, seq, stamp, displaced_by), ';' ORDER BY key), '')) FROM replp2p.displaced";
+
+# All nodes end the same, and as they should.
+sub settled
+{
+	my ($what) = @_;
+
+	$g->sync;
+	my $same = $g->wait_until(sub {
+			my %states = map { $g->sql($_, $content) . $g->sql($_, $displaced) => 1 } @nodes;
+			return keys %states == 1;
+		});
+	ok($same, "$what: the same rows stand, and the same are displaced, on all nodes");
+	Replp2p::figure("$what: stand, displaced: " . $g->sql('a', "SELECT (SELECT count(*) FROM s) || ', ' || count(*) FROM replp2p.displaced"));
+	foreach my $name (@nodes)
+	{
+		is($g->sql($name, <<'SQL'), '', "every displaced row has one in its way on $name");
+SELECT string_agg(d.key ->> 'id', ',') FROM replp2p.displaced d, jsonb_populate_record(NULL::s, d.row) r
+WHERE NOT EXISTS (SELECT FROM s WHERE s.u = r.u OR (s.w = r.w AND s.n >= 0 AND r.n >= 0)
+	OR lower(s.x) IS NOT DISTINCT FROM lower(r.x))
+SQL
+		is($g->sql($name, "SELECT string_agg(origin || ': ' || last_error, ' ') FROM replp2p.stat_lag WHERE state = 'error'"),
+			'', "no origin stands still on $name");
+		is($g->sql($name, "SELECT count(*) FROM s JOIN replp2p.displaced d ON (d.key ->> 'id')::int = s.id"),
+			0, "no row is in both places on $name");
+	}
+	return if $same;
+	diag("$_: " . $g->sql($_, "SELECT s FROM s ORDER BY id") . "\n" .
+		$g->sql($_, "SELECT row, origin, seq, stamp, displaced_by FROM replp2p.displaced ORDER BY key")) foreach @nodes;
+}
+
 is($g->succeeded(storm(@nodes)), 3, 'all three nodes at once');
+settled('at once');
+foreach my $round (1 .. 3)
+{
+	is(storm_apart(), 3, 'none seeing another');
+	settled("apart, round $round");
+}
 my @others = storm('a', 'b');
 $g->node('c')->stop('immediate');
 $g->node('c')->start;
 $g->up('c');
 is($g->succeeded(@others, storm('c')), 3, 'one is stopped hard and started again');
-
-my $content = "SELECT md5(coalesce(string_agg(s::text, ',' ORDER BY id), '')) FROM s";
-my $displaced = "SELECT md5(coalesce(string_agg(concat_ws(',', key, row, origin, seq, stamp, displaced_by), ';' ORDER BY key), '')) FROM replp2p.displaced";
-$g->sync;
-my $same = $g->wait_until(sub {
-		my %states = map { $g->sql($_, $content) . $g->sql($_, $displaced) => 1 } @nodes;
-		return keys %states == 1;
-	});
-ok($same, 'the same rows stand, and the same are displaced, on all nodes');
-Replp2p::figure('stand, displaced: ' . $g->sql('a', "SELECT (SELECT count(*) FROM s) || ', ' || count(*) FROM replp2p.displaced"));
-foreach my $name (@nodes)
-{
-	is($g->sql($name, <<'SQL'), '', "every displaced row has one in its way on $name");
-SELECT string_agg(d.key ->> 'id', ',') FROM replp2p.displaced d, jsonb_populate_record(NULL::s, d.row) r
-WHERE NOT EXISTS (SELECT FROM s WHERE s.u = r.u OR (s.w = r.w AND s.n >= 0 AND r.n >= 0)
-	OR lower(s.x) IS NOT DISTINCT FROM lower(r.x))
-SQL
-	is($g->sql($name, "SELECT string_agg(origin || ': ' || last_error, ' ') FROM replp2p.stat_lag WHERE last_error <> ''"),
-		'', "no origin stands still on $name");
-	is($g->sql($name, "SELECT count(*) FROM s JOIN replp2p.displaced d ON (d.key ->> 'id')::int = s.id"),
-		0, "no row is in both places on $name");
-}
-if (!$same)
-{
-	diag("$_: " . $g->sql($_, "SELECT s FROM s ORDER BY id") . "\n" .
-		$g->sql($_, "SELECT row, origin, seq, stamp, displaced_by FROM replp2p.displaced ORDER BY key")) foreach @nodes;
-}
+settled('after a crash');
 
 # It empties as it came: rows come back until none is left.
 my $rounds = 0;

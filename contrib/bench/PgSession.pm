@@ -4,11 +4,14 @@
 #
 #   my $s = PgSession->new($port, $user, $database);
 #   my @rows = $s->query('SELECT 1, 2');    ([1, 2]); dies on an error
+#   $s->{sqlstate}                          of that error; undef: the session is lost, and
+#                                           nobody knows what has become of the query
 package PgSession;
 
 use strict;
 use warnings;
 
+use Errno;
 use IO::Socket::INET;
 use Socket qw(IPPROTO_TCP TCP_NODELAY);
 
@@ -53,7 +56,9 @@ sub send_bytes
 	my ($self, $bytes) = @_;
 	while (length $bytes)
 	{
-		my $n = syswrite($self->{socket}, $bytes) // die "connection lost: $!\n";
+		my $n = syswrite($self->{socket}, $bytes);
+		next if !defined $n && $!{EINTR};
+		die "connection lost: $!\n" unless defined $n;
 		substr($bytes, 0, $n, '');
 	}
 }
@@ -65,6 +70,7 @@ sub take
 	while (length $self->{buffer} < $count)
 	{
 		my $n = sysread($self->{socket}, $self->{buffer}, 65536, length $self->{buffer});
+		next if !defined $n && $!{EINTR};
 		die "connection lost\n" unless $n;
 	}
 	return substr($self->{buffer}, 0, $count, '');
@@ -74,8 +80,9 @@ sub take
 sub read_until_ready
 {
 	my ($self) = @_;
-	my ($error, @rows);
+	my ($error, $sqlstate, @rows);
 
+	$self->{sqlstate} = undef;
 	while (1)
 	{
 		my ($type, $length) = unpack('aN', $self->take(5));
@@ -87,12 +94,13 @@ sub read_until_ready
 		elsif ($type eq 'E')
 		{
 			my %field = map { substr($_, 0, 1) => substr($_, 1) } grep { length } split /\0/, $body;
-			$error = $field{M};
+			($error, $sqlstate) = @field{qw(M C)};
 			# before the first ReadyForQuery the server hangs up
 			die "$error\n" if $field{S} eq 'FATAL';
 		}
 		elsif ($type eq 'Z')
 		{
+			$self->{sqlstate} = $sqlstate;
 			die "$error\n" if defined $error;
 			return @rows;
 		}

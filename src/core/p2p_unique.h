@@ -23,11 +23,13 @@ typedef struct P2pUniqueTable
 {
 	void	   *arg;
 	/*
-	 * Order of versions: < 0, 0, > 0; 0 only for the same row (rows of one
-	 * transaction differ by step). The order of two rows that conflict must
-	 * never turn: a row that has displaced another keeps its exact version, also when
-	 * that is stable, for as long as they conflict. As "older than everything" it would
-	 * lose to what it had displaced, and sooner on one node than on another.
+	 * Order of versions: < 0, 0, > 0; 0 only for the same row: rows of one
+	 * transaction differ by step, those older than everything by anything
+	 * fixed, such as the handle (none of them conflict). The order of two rows
+	 * that conflict must never turn: a row that has displaced another keeps its
+	 * exact version, also when that is stable, for as long as they conflict. As
+	 * "older than everything" it would lose to what it had displaced, and
+	 * sooner on one node than on another.
 	 */
 	int			(*compare) (void *arg, P2pUniqueRow a, P2pUniqueRow b);
 	/* The verdict as it is, those noted by set_kept included. Not kept: a row that has just come. */

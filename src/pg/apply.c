@@ -19,7 +19,8 @@
  *	  idle -> waiting   what its next transaction depends on is not applied yet
  *	  idle -> held      its stamp is too far ahead of group time
  *	  idle -> paused    by pause_apply
- *	  applying -> error its transaction failed; tried again with growing delay
+ *	  applying -> error its transaction failed; tried again with growing delay,
+ *	                    listed in failed_changes (failed_changes.c)
  *
  * An origin that cannot go on keeps nobody back but those who depend on it.
  */
@@ -124,7 +125,6 @@ rp_apply_main(Datum dboid)
 	wait_until_ready();
 	handlers_load();
 	indexes_load();
-	rp_siblings_start(node);
 
 	for (;;)
 	{
@@ -199,6 +199,8 @@ members_refresh(void)
 	known_generation = generation;
 	for (int slot = 1; slot < nmembers; slot++)
 	{
+		if (origins[slot].retry_us != 0)
+			origins[slot].retry_us = 1; /* at once: this may be retry_failed() or skip_failed() */
 		if (origins[slot].stream)
 			continue;
 		origins[slot].stream = rp_stream_create(node, slot);
@@ -268,6 +270,7 @@ indexes_load(void)
 	SpinLockRelease(&node->vector_lock);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	rp_displaced_load(node);
+	rp_siblings_load();
 	for (int slot = 1; slot < node->nmembers; slot++)
 	{
 		uint64		required;
@@ -347,6 +350,7 @@ apply_next(int slot)
 			state_set(slot, RP_APPLY_APPLYING);
 			transaction_apply(slot, &begin, deps);
 			origins[slot].retry_ms = 0;
+			rp_failure_over(slot);
 			applied = true;
 		}
 	}
@@ -472,12 +476,15 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 											   ALLOCSET_DEFAULT_SIZES);
 	rp_versions_put(U64FromFullTransactionId(GetTopFullTransactionId()), &entry);
 	PushActiveSnapshot(GetTransactionSnapshot());
+	rp_failure_begin(&txn, origins[slot].stream);
 
 	while (rp_stream_next(origins[slot].stream, &item))
 	{
 		CHECK_FOR_INTERRUPTS();
 		txn.item++;
-		if (item.tag == P2P_TAG_TRUNCATE)
+		if (item.skipped)
+			rp_failure_skip(&txn, item.change);
+		else if (item.tag == P2P_TAG_TRUNCATE)
 			rp_apply_truncate(&txn, item.truncated, item.truncate_flags);
 		else
 			rp_apply_change(&txn, item.map, item.tag, item.old_values, item.new_values);
@@ -485,6 +492,7 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 			proc_exit(1);
 	}
 	rp_apply_close_relations(&txn);
+	rp_failure_end(&txn);
 	PopActiveSnapshot();
 	RP_CRASH_POINT("apply_before_commit");
 	CommitTransactionCommand();
@@ -540,6 +548,7 @@ transaction_failed(int slot)
 	RpMember   *member = &node->members[slot];
 	ApplyOrigin *origin = &origins[slot];
 	ErrorData  *error = CopyErrorData();
+	RpFailure  *failure;
 	bool		deadlock = error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
 		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
 	bool		news = strncmp(member->apply_error, error->message, RP_ERROR_TEXT_SIZE - 1) != 0;
@@ -549,10 +558,13 @@ transaction_failed(int slot)
 	if (news && !deadlock)
 		EmitErrorReport();
 	FlushErrorState();
+	failure = rp_failure_note(origin->stream, origin->applied_seq + 1, error);
 	AbortCurrentTransaction();
 	rp_keysets_abort();
 	replorigin_session_origin = InvalidRepOriginId;
 	rp_stream_reset(origin->stream);
+	MemoryContextSwitchTo(turn_context);
+	rp_failure_store(slot, failure);
 
 	origin->retry_ms = origin->retry_ms == 0 ? RETRY_FIRST_MS : Min(origin->retry_ms * 2, RETRY_LAST_MS);
 	if (deadlock)
@@ -621,7 +633,7 @@ housekeeping(void)
 	{
 		rp_keyindex_sweep(stable, n);
 		sets_sweep(stable, n);
-		rp_siblings_sweep(node);
+		rp_siblings_sweep();
 		memcpy(swept, stable, sizeof(uint64) * n);
 	}
 

@@ -275,6 +275,13 @@ change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableS
 				return false;
 			if (!in_table && insert_is_overruled(txn, open, op, key, stored))
 				return true;
+			/* it may have made known a local delete, which loses, but is a conflict all the same */
+			if (decision.conflict == P2P_NO_CONFLICT && !here.row_exists &&
+				rp_keyindex_tombstone(open->map->relid, hash, &record.local))
+			{
+				here.tombstone = rp_version_of(txn->node, &record.local);
+				record.conflict = p2p_resolve(op, &txn->version, txn->deps, &here).conflict;
+			}
 			break;
 		case P2P_DELETE_ROW:
 			if (in_table)
@@ -285,7 +292,7 @@ change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableS
 	}
 	if (decision.remember)
 		rp_keyindex_put(hash, &txn->slot_version, false);
-	if (decision.conflict != P2P_NO_CONFLICT)
+	if (record.conflict != P2P_NO_CONFLICT)
 		rp_conflict_record(txn, &record);
 	CommandCounterIncrement();
 	return true;

@@ -2,7 +2,7 @@
  * apply_internal.h
  *	  Shared by the files of the apply worker only: apply.c (scheduling),
  *	  apply_stream.c (reading an origin's transactions), apply_change.c (one
- *	  change against the rows here), apply_row.c, conflict_history.c.
+ *	  change against the rows here), apply_row.c, conflict_history.c, failed_changes.c.
  */
 #ifndef RP_APPLY_INTERNAL_H
 #define RP_APPLY_INTERNAL_H
@@ -71,9 +71,10 @@ void		rp_tracked_truncate(RpApplyTransaction *txn, RpOpenRelation *open);
 bool		rp_tracked_follow_up(RpNode *node);
 /* When it wants to be called again though nothing has happened, monotonic; 0: never. */
 int64		rp_tracked_due_us(void);
-/* siblings.c. Between transactions: forget the siblings that are stable; at the start of apply: all of them. */
-void		rp_siblings_sweep(RpNode *node);
-void		rp_siblings_start(RpNode *node);
+/* siblings.c. Which keys have siblings; once, in a transaction, before the own log is followed. */
+void		rp_siblings_load(void);
+/* Between transactions: forget those of tables that have none any more. */
+void		rp_siblings_sweep(void);
 
 /*
  * apply_unique.c: store open->store as the row of its key (over the locked row in open->local if
@@ -113,13 +114,18 @@ void		rp_row_insert_anyway(RpOpenRelation *open);
 bool		rp_row_update(RpOpenRelation *open);
 void		rp_row_delete(RpOpenRelation *open, TupleTableSlot *row);
 
-/* conflict_history.c: write one row of history in the transaction. Slots may be NULL; local NULL = ancient. */
+/*
+ * conflict_history.c: write one row of history in the transaction, and count it. Slots may be NULL:
+ * the side was a delete. local.seq 0 = ancient.
+ */
 typedef struct RpConflictRecord
 {
 	P2pConflict conflict;
-	bool		incoming_wins;
-	const char *resolution;		/* NULL: says who wins */
+	const char *type;			/* NULL: by conflict */
+	const char *resolution;		/* NULL: by incoming_wins */
 	const char *message;		/* of a handler's error; NULL: none */
+	bool		incoming_wins;	/* else revert_conflict() puts remote_row back */
+	bool		none_lost;		/* what stands is made of both sides: nothing to revert */
 	RpOpenRelation *open;
 	TupleTableSlot *key;
 	TupleTableSlot *local_row;
@@ -151,6 +157,8 @@ bool		rp_stream_peek(RpStream *stream, uint64 after_seq, P2pBegin *begin, const 
 typedef struct RpStreamItem
 {
 	P2pTag		tag;
+	uint64		change;			/* its number in the transaction, from 1 */
+	bool		skipped;		/* by rp_stream_skip: nothing below is set */
 	RpRelationMap *map;
 	const P2pValue *old_values; /* NULL if there are none */
 	const P2pValue *new_values;
@@ -159,7 +167,42 @@ typedef struct RpStreamItem
 } RpStreamItem;
 
 bool		rp_stream_next(RpStream *stream, RpStreamItem *item);
+/* Changes of the peeked transaction to be passed over, by number, ascending; their memory must stay until its end. */
+void		rp_stream_skip(RpStream *stream, const uint64 *changes, int n);
 /* Forget the position (after an error). */
 void		rp_stream_reset(RpStream *stream);
+
+/* The change that was read last, as it stands in the log; memory of the stream. */
+typedef struct RpStreamChange
+{
+	uint64		change;			/* its number in the transaction, from 1 */
+	P2pTag		tag;
+	const P2pRelation *relation;	/* of a TRUNCATE: the first */
+	const P2pValue *old_values; /* NULL if there are none */
+	const P2pValue *new_values;
+} RpStreamChange;
+
+/* Return it, until a reset; false: the stream stands at no change. */
+bool		rp_stream_change(RpStream *stream, RpStreamChange *change);
+/* The stamp of the transaction that was peeked; 0: none was since a reset. */
+P2pStamp	rp_stream_stamp(RpStream *stream);
+
+/*
+ * failed_changes.c: transactions that apply cannot get past, one line each in
+ * replp2p.failed_transactions, and changes of them that are to be skipped.
+ */
+typedef struct RpFailure RpFailure;
+
+/* Copy what is to be said of the failure of transaction seq, before it is aborted and the stream reset. */
+RpFailure  *rp_failure_note(RpStream *stream, uint64 seq, const ErrorData *error);
+/* After that: write its line, in transactions of its own. Raises no error. */
+void		rp_failure_store(int slot, const RpFailure *failure);
+/* At the begin of a transaction: tell the stream what is to be skipped of it. */
+void		rp_failure_begin(RpApplyTransaction *txn, RpStream *stream);
+/* In place of applying a change: keep it in the history. */
+void		rp_failure_skip(RpApplyTransaction *txn, uint64 change);
+/* Before the commit: the line goes with it. And after it. */
+void		rp_failure_end(RpApplyTransaction *txn);
+void		rp_failure_over(int slot);
 
 #endif							/* RP_APPLY_INTERNAL_H */

@@ -37,6 +37,11 @@ struct RpStream
 	bool		in_body;
 	bool		peeked;			/* item is the BEGIN of transaction peeked_seq */
 	uint64		peeked_seq;
+	P2pStamp	stamp;			/* of that transaction; 0 after a reset */
+	uint64		change;			/* changes read of that transaction; 0 before the first */
+	bool		at_change;		/* item is that change */
+	const uint64 *skips;		/* further changes of it to be passed over, by number, ascending */
+	int			nskips;
 	P2pVector	deps;
 };
 
@@ -76,6 +81,10 @@ rp_stream_reset(RpStream *stream)
 	stream->positioned = false;
 	stream->in_body = false;
 	stream->peeked = false;
+	stream->stamp = 0;
+	stream->change = 0;
+	stream->at_change = false;
+	stream->nskips = 0;
 }
 
 /* How far the log is durable. */
@@ -130,6 +139,9 @@ rp_stream_peek(RpStream *stream, uint64 after_seq, P2pBegin *begin, const P2pVec
 		stream->peeked_seq = item->begin.seq;
 		stream->deps = stream->body.deps;
 		stream->generation++;
+		stream->stamp = item->begin.stamp;
+		stream->change = 0;
+		stream->nskips = 0;
 	}
 	*begin = stream->item.begin;
 	*deps = &stream->deps;
@@ -168,6 +180,7 @@ stream_next_item(RpStream *stream)
 	{
 		P2pStatus	status;
 
+		stream->at_change = false;
 		if (!stream->in_body && !stream_next_body(stream))
 			return NULL;
 		status = p2p_body_next(&stream->body, &stream->item);
@@ -207,6 +220,48 @@ stream_map(RpStream *stream, uint32 relno)
 	return stream->maps[relno];
 }
 
+void
+rp_stream_skip(RpStream *stream, const uint64 *changes, int n)
+{
+	stream->skips = changes;
+	stream->nskips = n;
+}
+
+/* Is the change that was just read to be passed over? Both come in ascending order. */
+static bool
+change_is_skipped(RpStream *stream)
+{
+	while (stream->nskips > 0 && stream->skips[0] < stream->change)
+	{
+		stream->skips++;
+		stream->nskips--;
+	}
+	return stream->nskips > 0 && stream->skips[0] == stream->change;
+}
+
+bool
+rp_stream_change(RpStream *stream, RpStreamChange *out)
+{
+	uint32		relno;
+
+	if (!stream->at_change)
+		return false;
+	relno = stream->item.tag == P2P_TAG_TRUNCATE ? stream->body.relnos[0] : stream->item.relno;
+	out->change = stream->change;
+	out->tag = stream->item.tag;
+	out->relation = &stream->described[relno];
+	out->old_values = stream->item.has_old ? stream->body.old_values : NULL;
+	out->new_values = stream->item.tag == P2P_TAG_INSERT || stream->item.tag == P2P_TAG_UPDATE ?
+		stream->body.new_values : NULL;
+	return true;
+}
+
+P2pStamp
+rp_stream_stamp(RpStream *stream)
+{
+	return stream->stamp;
+}
+
 bool
 rp_stream_next(RpStream *stream, RpStreamItem *out)
 {
@@ -218,7 +273,11 @@ rp_stream_next(RpStream *stream, RpStreamItem *out)
 	{
 		item = stream_next_item(stream);
 		if (item == NULL)
-			elog(ERROR, "transaction " UINT64_FORMAT " has no end in the change log", stream->peeked_seq);
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("transaction " UINT64_FORMAT " has no end in the change log", stream->peeked_seq),
+					 errhint("It is tried again by itself; if it stays so, have this node "
+							 "leave the group and join again.")));
 		if (item->tag == P2P_TAG_COMMIT)
 		{
 			stream->peeked = false;
@@ -227,7 +286,13 @@ rp_stream_next(RpStream *stream, RpStreamItem *out)
 		if (item->tag != P2P_TAG_BEGIN)
 			break;				/* a repeated BEGIN opens each further part */
 	}
+	stream->change++;
+	stream->at_change = true;
 	out->tag = item->tag;
+	out->change = stream->change;
+	out->skipped = change_is_skipped(stream);
+	if (out->skipped)
+		return true;			/* there may be no table to look up */
 	if (item->tag == P2P_TAG_TRUNCATE)
 	{
 		out->truncate_flags = item->truncate_flags;

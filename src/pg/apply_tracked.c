@@ -349,6 +349,7 @@ conflict_note(RpApplyTransaction *txn, RpTrackedKey *t, const RpImage *before, P
 	else if (t->merged)
 		record.resolution = "merged";
 	record.message = t->message;
+	record.none_lost = t->merged;
 	record.open = open;
 	record.key = t->key;
 	record.local = rp_tracked_slot_version(t->node, other);

@@ -236,19 +236,8 @@ read_up_to(RpCapture *capture, XLogRecPtr limit)
 	uint64		records = 0;
 
 	rp_capture_read_limit(limit);
-	while (reader->EndRecPtr < limit)
+	while (reader->EndRecPtr < limit && rp_capture_record_read(reader))
 	{
-		char	   *error = NULL;
-
-		if (XLogReadRecord(reader, &error) == NULL)
-		{
-			if (error != NULL)
-				ereport(ERROR,
-						(errcode(ERRCODE_DATA_CORRUPTED),
-						 errmsg("could not read WAL at %X/%X: %s",
-								LSN_FORMAT_ARGS(reader->EndRecPtr), error)));
-			break;				/* the record goes on behind the limit */
-		}
 		record_process(capture);
 		if (++records % RP_RECORDS_PER_CHECK == 0)
 			rp_worker_check(capture->node, RP_WORKER_CAPTURE);
@@ -508,7 +497,6 @@ start_reached(RpCapture *capture)
 	rp_capture_refill_finish(capture);
 	capture->caught_up = true;
 	SpinLockAcquire(&node->vector_lock);
-	node->members[RP_SELF].log_bytes = capture->log_bytes;
 	node->confirmed_lsn = capture->confirmed_lsn;
 	SpinLockRelease(&node->vector_lock);
 	if (XLogRecPtrIsInvalid(capture->synced_lsn))

@@ -127,7 +127,6 @@ typedef struct RpCapture
 	P2pCursor	cursor;			/* end of what was appended */
 	bool		appended;		/* batches since the last sync */
 	uint64		oldest_seq;
-	uint64		log_bytes;		/* of the writer, when last published */
 	XLogRecPtr	synced_lsn;		/* of the last durable position */
 	int64		synced_us;		/* monotonic: when that was written */
 	int			remote_commits; /* since then */
@@ -177,6 +176,8 @@ void		rp_capture_versions_put(const RpCommitRecord *commit, uint16 slot, uint64 
 void		rp_capture_open(RpCapture *capture);
 /* WAL may be read up to here (page_read callback of all our readers). */
 void		rp_capture_read_limit(XLogRecPtr limit);
+/* Read the next WAL record within that limit; false: none yet. */
+bool		rp_capture_record_read(XLogReaderState *reader);
 /* A commit between the slot's and the log's position: its entries may be missing. */
 void		rp_capture_refill_note(RpCapture *capture, const RpCommitRecord *commit);
 /* The start position is reached: put the missing entries, from the log. */

@@ -541,11 +541,7 @@ publish_self(RpCapture *capture)
 {
 	RpNode	   *node = capture->node;
 	RpMember   *self = &node->members[RP_SELF];
-	uint64		bytes = rp_log_bytes(capture->writer);
 
-	/* Others trim the log, so only what we added is ours to say. */
-	self->log_bytes += bytes - capture->log_bytes;
-	capture->log_bytes = bytes;
 	if (capture->published_seq == capture->seq)
 		return false;
 	capture->published_seq = capture->seq;

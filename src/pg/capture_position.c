@@ -114,7 +114,6 @@ rp_capture_open(RpCapture *capture)
 	capture->writer = rp_log_open_writer(capture->node->dboid, &capture->identity.self, true, &end);
 	capture->cursor = end.cursor;
 	capture->oldest_seq = end.oldest_seq;
-	capture->log_bytes = rp_log_bytes(capture->writer);
 	slot_acquire(capture, name, !end.has_position);
 	position_take(capture, &end);
 	versions_retain(capture);
@@ -378,20 +377,10 @@ stamps_read_ahead(RpCapture *capture)
 		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 	rp_capture_read_limit(GetFlushRecPtr(NULL));
 	XLogBeginRead(reader, record_at(capture->start_lsn));
-	for (;;)
+	while (rp_capture_record_read(reader))
 	{
 		RpCommitRecord commit;
-		char	   *error = NULL;
 
-		if (XLogReadRecord(reader, &error) == NULL)
-		{
-			if (error != NULL)
-				ereport(ERROR,
-						(errcode(ERRCODE_DATA_CORRUPTED),
-						 errmsg("could not read WAL at %X/%X: %s",
-								LSN_FORMAT_ARGS(reader->EndRecPtr), error)));
-			break;
-		}
 		if (rp_commit_record_parse(reader, &commit))
 			greatest = Max(greatest, rp_commit_record_floor(capture, &commit));
 		if (++records % RP_RECORDS_PER_CHECK == 0)
@@ -416,6 +405,28 @@ void
 rp_capture_read_limit(XLogRecPtr limit)
 {
 	read_limit = limit;
+}
+
+/* Read the next WAL record; false: it is not there, or goes on behind the limit. */
+bool
+rp_capture_record_read(XLogReaderState *reader)
+{
+	char	   *error = NULL;
+	/* a record too large for the reader's buffer lives on in the context of the call */
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	bool		found = XLogReadRecord(reader, &error) != NULL;
+
+	MemoryContextSwitchTo(old);
+	if (found)
+		return true;
+	if (error != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("could not read WAL at %X/%X: %s",
+						LSN_FORMAT_ARGS(reader->EndRecPtr), error),
+				 errhint("If that WAL is gone for good, have this node leave the group by "
+						 "replp2p.leave_group(force => true), and join again.")));
+	return false;
 }
 
 /* Page_read callback: what is within the limit; never waits. */

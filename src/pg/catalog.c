@@ -223,11 +223,18 @@ rp_column_name(uint64 row, int column, char *out)
 	strlcpy(out, NameStr(*DatumGetName(rp_column(row, column))), NAMEDATALEN);
 }
 
+/* Return the oid of a table, InvalidOid if it is not there. */
+Oid
+rp_table_of(const char *schema, const char *table)
+{
+	Oid			namespace = get_namespace_oid(schema, true);
+
+	return OidIsValid(namespace) ? get_relname_relid(table, namespace) : InvalidOid;
+}
+
 /* Return the oid of a table of ours, InvalidOid if it is not there. */
 Oid
 rp_catalog_table(const char *name)
 {
-	Oid			schema = get_namespace_oid(RP_SCHEMA, true);
-
-	return OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+	return rp_table_of(RP_SCHEMA, name);
 }

@@ -58,6 +58,8 @@ void		rp_column_bytes(uint64 row, int column, void *out, size_t length);
 void		rp_column_text(uint64 row, int column, char *out, size_t size);
 void		rp_column_name(uint64 row, int column, char *out);
 
+/* Oid of a table by its names, or InvalidOid; no right is needed. */
+Oid			rp_table_of(const char *schema, const char *table);
 /* Oid of a table of ours, or InvalidOid if the extension is not there. */
 Oid			rp_catalog_table(const char *name);
 

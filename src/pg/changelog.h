@@ -35,7 +35,6 @@ typedef struct RpLogEnd
 	P2pStamp	last_stamp;		/* of the last complete transaction */
 	bool		has_position;
 	P2pPosition position;		/* the last one */
-	uint64		bytes;
 	uint64		cut_bytes;		/* torn tail that recovery removed */
 } RpLogEnd;
 
@@ -70,15 +69,15 @@ void		rp_log_append_position(RpLogWriter *writer, const P2pPosition *position);
 void		rp_log_sync(RpLogWriter *writer);
 /* Forget what was appended since the last sync. Required after any ERROR of the three above. */
 void		rp_log_rollback(RpLogWriter *writer);
-/* On disk now, trimming by other processes included. */
-uint64		rp_log_bytes(RpLogWriter *writer);
+/* Bytes that a log has on disk now; any process may ask, nothing is locked, and files are looked at. */
+uint64		rp_log_bytes(Oid dboid, const P2pOrigin *origin);
 
 /*
  * Remove leading segments that are stable with the first transaction behind
  * them; never the last segment, never the last batch. Any process may call it. Returns the
  * first whole seq left (0 = empty).
  */
-uint64		rp_log_trim(Oid dboid, const P2pOrigin *origin, uint64 stable_seq, uint64 *bytes_left);
+uint64		rp_log_trim(Oid dboid, const P2pOrigin *origin, uint64 stable_seq);
 
 /* A log that is not there yet is no error. Memory as for a writer. */
 RpLogReader *rp_log_open_reader(Oid dboid, const P2pOrigin *origin);

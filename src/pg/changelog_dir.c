@@ -205,6 +205,25 @@ rp_log_segment_bytes(const char *folder, const RpLogSegment *segment)
 	return 0;
 }
 
+/*
+ * Return how many bytes a log has on disk. The files are the only account of it: capture
+ * or gossip append while gossip trims, and two writers of one figure would lose one another's.
+ */
+uint64
+rp_log_bytes(Oid dboid, const P2pOrigin *origin)
+{
+	char	   *folder = rp_log_folder(dboid, origin);
+	int			count;
+	RpLogSegment *segments = rp_log_list(folder, &count);
+	uint64		bytes = 0;
+
+	for (int i = 0; i < count; i++)
+		bytes += rp_log_segment_bytes(folder, &segments[i]);
+	pfree(segments);
+	pfree(folder);
+	return bytes;
+}
+
 /* Unlink a segment, not yet durably; one that is gone is no error. */
 void
 rp_log_segment_remove(const char *folder, const RpLogSegment *segment)
@@ -291,7 +310,7 @@ rp_log_is_suspect(Oid dboid, const P2pOrigin *origin)
 
 /* Remove the leading segments that nobody needs; return the first seq left, 0 if there is none. */
 uint64
-rp_log_trim(Oid dboid, const P2pOrigin *origin, uint64 stable_seq, uint64 *bytes_left)
+rp_log_trim(Oid dboid, const P2pOrigin *origin, uint64 stable_seq)
 {
 	char	   *folder = rp_log_folder(dboid, origin);
 	int			count;
@@ -308,9 +327,6 @@ rp_log_trim(Oid dboid, const P2pOrigin *origin, uint64 stable_seq, uint64 *bytes
 		RP_CRASH_POINT("log_after_trim");
 	}
 
-	*bytes_left = 0;
-	for (int i = first; i < count; i++)
-		*bytes_left += rp_log_segment_bytes(folder, &segments[i]);
 	if (first + 1 < count || (count > 0 && segment_has_batch(folder, &segments[first])))
 		first_seq = rp_log_segment_first_seq(&segments[first]);
 

@@ -403,8 +403,6 @@ fill_recovery(const Scan *scan, uint64 cut_bytes, RpLogRecovery *recovery)
 
 	recovery->last = scan->segments[keep->segment];
 	recovery->length = keep->offset;
-	for (int i = 0; i <= keep->segment; i++)
-		end->bytes += rp_log_segment_bytes(scan->folder, &scan->segments[i]);
 	if (keep->has_batch)
 	{
 		end->cursor = keep->cursor;

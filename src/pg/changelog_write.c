@@ -66,8 +66,6 @@ struct RpLogWriter
 	bool		position_waits; /* for the sync */
 	bool		closed_by_position;		/* the last sync was */
 	P2pPosition position;		/* the last one handed in */
-	uint64		other_bytes;	/* of the segments before this one ... */
-	struct timespec counted_at; /* ... when the folder had this mtime */
 };
 
 static void close_writer_file(void *arg);
@@ -235,29 +233,6 @@ rp_log_rollback(RpLogWriter *writer)
 	writer->failed = true;
 	cut_back(writer, ERROR);
 	writer->failed = false;
-}
-
-/* Return how many bytes the log has on disk; other processes may have trimmed it. */
-uint64
-rp_log_bytes(RpLogWriter *writer)
-{
-	struct stat st;
-
-	if (stat(writer->folder, &st) == 0 &&
-		(st.st_mtim.tv_sec != writer->counted_at.tv_sec ||
-		 st.st_mtim.tv_nsec != writer->counted_at.tv_nsec))
-	{
-		int			count;
-		RpLogSegment *segments = rp_log_list(writer->folder, &count);
-
-		writer->counted_at = st.st_mtim;
-		writer->other_bytes = 0;
-		for (int i = 0; i < count; i++)
-			if (writer->fd < 0 || rp_log_segment_compare(&segments[i], &writer->segment) != 0)
-				writer->other_bytes += rp_log_segment_bytes(writer->folder, &segments[i]);
-		pfree(segments);
-	}
-	return writer->other_bytes + (writer->fd < 0 ? 0 : writer->synced.length);
 }
 
 /* Refuse a failed writer; take it as failed until the caller says that its work is done. */

@@ -55,6 +55,7 @@
 #include "catalog.h"
 #include "decode.h"
 #include "displaced.h"
+#include "keyset.h"
 #include "logpass.h"
 #include "rowbody.h"
 
@@ -95,6 +96,7 @@ static Datum row_json(RpOpenRelation *open, TupleTableSlot *row);
 static Datum key_names(RpOpenRelation *open);
 static P2pVersion version_write(const RpSlotVersion *version);
 static RpSlotVersion version_read(uint64 row, int column);
+static bool note_stands(const LocalNote *note);
 static void note_add(Oid relid, RpKeyHash hash, bool every, const RpSlotVersion *version);
 
 static HTAB *
@@ -737,6 +739,19 @@ rp_displaced_visit(const RpPassItem *item)
 		note_add(rp_pass_relid(item->table), found.new_key, false, &item->version);
 }
 
+/* In a tracked table a remote version may beat a local one that is greater (p2p_keyset.h): has it? */
+static bool
+note_stands(const LocalNote *note)
+{
+	const RpTableHandlers *handlers = rp_handlers_of(note->relid);
+	const P2pKeyVersion *winner;
+
+	if (note->every || handlers == NULL || !handlers->tracked)
+		return true;
+	winner = p2p_keyset_winner(rp_keyset_of(note->relid, note->hash));
+	return winner == NULL || ((RpKeyPayload *) winner->payload)->slot == RP_SELF;
+}
+
 bool
 rp_displaced_notes_apply(void)
 {
@@ -755,6 +770,8 @@ rp_displaced_notes_apply(void)
 			arg_table(note->relid), ARGS_VERSION(v), ARG_HASH(note->hash), rp_arg_bool(note->every),
 		};
 
+		if (!note_stands(note))
+			continue;
 		rp_catalog_run("DELETE FROM replp2p.displaced_rows WHERE relation = $1"
 					   " AND (key_hash = $6 OR $7) AND (stamp, node_id, epoch, seq) < ($5, $2, $3, $4)",
 					   SPI_OK_DELETE, args, lengthof(args));

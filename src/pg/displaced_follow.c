@@ -41,6 +41,7 @@
 
 #include "crashpoint.h"
 #include "displaced.h"
+#include "handlers.h"
 #include "monotonic.h"
 #include "ownlog.h"
 #include "rowbody.h"
@@ -70,6 +71,8 @@ static RpNode *our_node;
 static int64 due_us = 0;
 static int	retry_ms = 0;
 static MemoryContext follow_context = NULL;
+static Oid	save_user;			/* who we are, within a transaction; an ERROR's abort puts it back */
+static int	save_sec;
 
 static bool own_log_is_new(void);
 static void own_log_note(void);
@@ -84,7 +87,8 @@ static void table_end(Walk *walk);
 static void seqs_read(uint64 *seqs);
 static void seqs_publish(RpDisplaced displaced, const uint64 *seqs);
 static void transaction_begin(RpApplyTransaction *txn);
-static void transaction_end(RpApplyTransaction *txn);
+static void owner_become(RpOpenRelation *open);
+static void transaction_end(void);
 static void follow_failed(MemoryContext context);
 
 bool
@@ -240,9 +244,10 @@ walk_on(Walk *walk)
 	if (open == NULL)
 	{
 		(void) rp_displaced_remove_orphans();
-		transaction_end(&txn);
+		transaction_end();
 		return false;
 	}
+	owner_become(open);
 	do
 	{
 		ListCell   *cell;
@@ -262,7 +267,7 @@ walk_on(Walk *walk)
 		}
 	} while (rows != NIL && walk->returning == NULL);
 	rp_relation_close(open);
-	transaction_end(&txn);
+	transaction_end();
 	MemoryContextSwitchTo(walk->context);
 	return walk->returning != NULL;
 }
@@ -330,6 +335,7 @@ row_return(Walk *walk)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("a table with displaced rows has just gone")));
+	owner_become(open);
 	rp_rowbody_decode(open, row->image, open->store);
 	rp_displaced_forget(walk->relid, row->hash);
 	if (!row_is_superseded(open))
@@ -347,7 +353,7 @@ row_return(Walk *walk)
 	}
 	rp_relation_close(open);
 	RP_CRASH_POINT("displaced_before_return");
-	transaction_end(&txn);
+	transaction_end();
 	RP_CRASH_POINT("displaced_after_return");
 	MemoryContextSwitchTo(walk->context);
 }
@@ -366,12 +372,15 @@ row_is_superseded(RpOpenRelation *open)
 static void
 row_confirm(RpApplyTransaction *txn, RpOpenRelation *open)
 {
+	const RpTableHandlers *handlers = rp_handlers_of(open->map->relid);
 	RpSlotVersion tombstone;
 
 	rp_apply_deletes_complete(txn, open->map->relid);
 	if (!rp_keyindex_tombstone(open->map->relid, rp_key_hash(open->map, open->store), &tombstone) ||
 		rp_slot_version_compare(&tombstone, &txn->slot_version) <= 0)
 		return;
+	if (handlers != NULL && handlers->tracked && tombstone.slot != RP_SELF)
+		return;					/* remote deletes have been judged with the key's set */
 	CommandCounterIncrement();
 	rp_row_delete(open, open->store);
 }
@@ -420,15 +429,23 @@ transaction_begin(RpApplyTransaction *txn)
 {
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
+	GetUserIdAndSecContext(&save_user, &save_sec);
 	txn->change_context = AllocSetContextCreate(TopTransactionContext, "replp2p displaced row",
 												ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(TopTransactionContext);
 }
 
+/* Code of the table's owner runs as that owner; until the transaction ends. */
 static void
-transaction_end(RpApplyTransaction *txn)
+owner_become(RpOpenRelation *open)
 {
-	(void) txn;
+	SetUserIdAndSecContext(open->map->owner, save_sec | SECURITY_RESTRICTED_OPERATION);
+}
+
+static void
+transaction_end(void)
+{
+	SetUserIdAndSecContext(save_user, save_sec);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	replorigin_session_origin = InvalidRepOriginId;

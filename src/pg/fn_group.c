@@ -358,7 +358,11 @@ self_read(char *name, char *dsn, RpNodeStatus *status, RpNode *node)
 	rp_catalog_open(&catalog);
 	if (rp_catalog_run("SELECT node_name, dsn FROM replp2p.local_node FOR UPDATE",
 					   SPI_OK_SELECT, NULL, 0) != 1)
-		elog(ERROR, "replp2p: no row in replp2p.local_node");
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("there is no row in replp2p.local_node"),
+				 errhint("Only the extension may write its tables; restore the row, or or "
+						 "leave by replp2p.leave_group(force => true) and join again.")));
 	rp_column_name(0, 1, name);
 	rp_column_text(0, 2, dsn, P2P_DSN_SIZE);
 	rp_catalog_close(&catalog);

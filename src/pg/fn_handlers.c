@@ -315,21 +315,22 @@ column_required(Relation rel, const char *column, RpMergeKind merge)
 
 /* Is this what holds now? Between catalog open and close. */
 static bool
-change_is_in_force(const RpHandlerRow *row, Oid relid, AttrNumber attno)
+change_is_in_force(RpNode *node, const RpHandlerRow *row, Oid relid, AttrNumber attno)
 {
-	RpArg		args[] = {
-		rp_arg_oid(relid),
-		rp_arg_int4(attno),
-		rp_arg_text(row->setting),
-		rp_arg_text(row->function),
-	};
+	const char *setting = attno == 0 ? "last_writer_wins" : "none";
+	const char *function = "";
+	RpHandlerEntry *entries;
+	uint64		n;
 
-	if (rp_catalog_run("SELECT setting = $3 AND function_name = $4 FROM replp2p.table_handlers"
-					   " WHERE relation = $1 AND column_number = $2"
-					   " ORDER BY stamp DESC NULLS FIRST, author_id DESC, author_epoch DESC,"
-					   " seq DESC, serial DESC LIMIT 1", SPI_OK_SELECT, args, lengthof(args)) > 0)
-		return DatumGetBool(rp_column(0, 1));
-	return strcmp(row->setting, attno == 0 ? "last_writer_wins" : "none") == 0;
+	entries = rp_handler_entries_read(node, &n);
+	for (uint64 i = 0; i < n; i++)
+	{
+		if (entries[i].relid != relid || entries[i].attno != attno)
+			continue;
+		setting = entries[i].row.setting;	/* the last one is the greatest */
+		function = entries[i].row.function;
+	}
+	return strcmp(row->setting, setting) == 0 && strcmp(row->function, function) == 0;
 }
 
 /* Insert a row into handler_changes, completed as this node's word. Between catalog open and close. */
@@ -375,7 +376,8 @@ change_make(RpNode *node, RpHandlerRow *row, Oid relid, AttrNumber attno)
 	bool		news;
 
 	rp_catalog_open(&catalog);
-	news = !change_is_in_force(row, relid, attno);
+	rp_versions_attach(MyDatabaseId);
+	news = !change_is_in_force(node, row, relid, attno);
 	if (news)
 	{
 		change_publish(row, relid);
@@ -390,45 +392,64 @@ change_make(RpNode *node, RpHandlerRow *row, Oid relid, AttrNumber attno)
 	return news;
 }
 
-/* SQL: get_table_handlers(): what holds here, by the names of now, for a node that copies this one. */
+/* Add the row of one change. */
+static void
+put_entry(RpRow *row, RpHandlerEntry *entry)
+{
+	char		id[P2P_ID_TEXT_SIZE];
+	char	   *table;
+	char	   *column;
+
+	if (!OidIsValid(entry->relid) || (entry->attno == 0 && entry->row.column[0] != '\0'))
+		rp_handler_row_resolve(&entry->row, &entry->relid, &entry->attno);
+	table = OidIsValid(entry->relid) ? get_rel_name(entry->relid) : NULL;
+	column = table && entry->attno > 0 ? get_attname(entry->relid, entry->attno, true) : NULL;
+
+	p2p_id_to_text(&entry->row.author.id, id);
+	rp_row_text(row, id);
+	rp_row_int32(row, (int32) entry->row.author.epoch);
+	rp_row_int64(row, entry->row.serial);
+	if (table)
+		rp_row_oid(row, entry->relid);
+	else
+		rp_row_null(row);
+	rp_row_name(row, table ? get_namespace_name(get_rel_namespace(entry->relid)) : entry->row.schema);
+	rp_row_name(row, table ? table : entry->row.table);
+	rp_row_name(row, column ? column : entry->row.column);
+	rp_row_text(row, entry->row.setting);
+	rp_row_text(row, entry->row.function);
+	if (entry->made.version.dot.seq == 0)
+	{
+		rp_row_null(row);
+		rp_row_null(row);
+	}
+	else
+	{
+		rp_row_int64(row, (int64) entry->made.version.dot.seq);
+		rp_row_int64(row, entry->made.version.stamp);
+	}
+	rp_row_bool(row, entry->made.settled);
+	rp_row_end(row);
+}
+
+/* SQL: get_table_handlers(): the changes that count here, by the names of now, the greatest last. */
 Datum
 rp_get_table_handlers(PG_FUNCTION_ARGS)
 {
-	RpNode	   *node = rp_node_required();
+	RpNode	   *node = rp_node_current();
 	RpRow		row;
 	RpCatalog	catalog;
 	RpHandlerEntry *entries;
 	uint64		n;
 
 	rp_row_begin(&row, fcinfo);
+	if (node == NULL)
+		return (Datum) 0;
 	rp_versions_attach(MyDatabaseId);
 	rp_catalog_open(&catalog);
 	entries = rp_handler_entries_read(node, &n);
 	for (uint64 i = 0; i < n; i++)
-	{
-		const RpHandlerEntry *entry = &entries[i];
-		char		id[P2P_ID_TEXT_SIZE];
-		char	   *table = OidIsValid(entry->relid) ? get_rel_name(entry->relid) : NULL;
-		char	   *column = table && entry->attno > 0 ?
-			get_attname(entry->relid, entry->attno, true) : NULL;
-
-		p2p_id_to_text(&entry->row.author.id, id);
-		rp_row_text(&row, id);
-		rp_row_int32(&row, (int32) entry->row.author.epoch);
-		rp_row_int64(&row, entry->row.serial);
-		rp_row_name(&row, table ? get_namespace_name(get_rel_namespace(entry->relid)) : entry->row.schema);
-		rp_row_name(&row, table ? table : entry->row.table);
-		rp_row_name(&row, column ? column : entry->row.column);
-		rp_row_text(&row, entry->row.setting);
-		rp_row_text(&row, entry->row.function);
-		if (entry->made.version.dot.seq == 0)
-			rp_row_null(&row);
-		else
-			rp_row_int64(&row, (int64) entry->made.version.dot.seq);
-		rp_row_int64(&row, entry->made.version.stamp);
-		rp_row_bool(&row, entry->made.settled);
-		rp_row_end(&row);
-	}
+		put_entry(&row, &entries[i]);
 	rp_catalog_close(&catalog);
 	return (Datum) 0;
 }

@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
+#include "changelog.h"
 #include "members.h"
 #include "nodeview.h"
 #include "rowbuilder.h"
@@ -35,7 +36,7 @@ static void put_lag_error(RpRow *row, const RpNodeView *view, int slot);
 static const char *lag_state(const RpNodeView *view, int slot);
 static const char *apply_state_name(RpApplyState state);
 static void put_link(RpRow *row, const RpNodeView *view, int slot);
-static void put_log(RpRow *row, const RpNodeView *view, int slot);
+static void put_log(RpRow *row, const RpNodeView *view, int slot, uint64 bytes);
 
 /* Read a counter that is exposed as bigint. */
 static int64
@@ -402,16 +403,17 @@ rp_get_stat_log(PG_FUNCTION_ARGS)
 	{
 		const RpMember *m = &view->members[slot].m;
 
-		if (m->status == RP_MEMBER_ADMITTED ||
-			(m->status == RP_MEMBER_LEFT && m->log_bytes > 0))
-			put_log(&row, view, slot);
+		uint64		bytes = m->status == RP_MEMBER_FREE ? 0 : rp_log_bytes(view->dboid, &m->origin);
+
+		if (m->status == RP_MEMBER_ADMITTED || bytes > 0)
+			put_log(&row, view, slot, bytes);
 	}
 	return (Datum) 0;
 }
 
 /* Add the row of one origin's log. */
 static void
-put_log(RpRow *row, const RpNodeView *view, int slot)
+put_log(RpRow *row, const RpNodeView *view, int slot, uint64 bytes)
 {
 	const RpMember *m = &view->members[slot].m;
 	uint64		lacks;
@@ -424,7 +426,7 @@ put_log(RpRow *row, const RpNodeView *view, int slot)
 		rp_row_int64(row, (int64) m->oldest_seq);
 	rp_row_int64(row, (int64) m->stored_seq);
 	rp_row_int64(row, (int64) m->stable_seq);
-	rp_row_int64(row, (int64) m->log_bytes);
+	rp_row_int64(row, (int64) bytes);
 	rp_row_name(row, holder < 0 ? NULL : view->members[holder].m.name);
 	rp_row_int64(row, (int64) lacks);
 	rp_row_end(row);
@@ -499,6 +501,7 @@ rp_stat_reset(PG_FUNCTION_ARGS)
 		m->link_errors = 0;
 		SpinLockRelease(&node->vector_lock);
 	}
+	rp_conflict_counts_reset(&node->conflict_counts);
 	node->stats_reset = GetCurrentTimestamp();
 	LWLockRelease(&node->lock);
 	PG_RETURN_VOID();

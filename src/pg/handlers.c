@@ -166,6 +166,12 @@ rp_handlers_of(Oid relid)
 	return handlers_in(tables, relid);
 }
 
+bool
+rp_handlers_in_use(void)
+{
+	return stale || tables == NULL || hash_get_num_entries(tables) > 0;
+}
+
 /* The table's handlers in a copy, if it is tracked, else NULL. */
 static const RpTableHandlers *
 handlers_in(HTAB *copy, Oid relid)
@@ -295,7 +301,11 @@ change_take(RpTableHandlers *handlers, const RpHandlerEntry *entry)
 	memset(change, 0, sizeof(*change));
 	change->made = entry->made;
 	if (!rp_handler_kind_by_name(entry->row.setting, &change->kind))
-		elog(ERROR, "unknown conflict handler \"%s\"", entry->row.setting);
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("unknown conflict handler \"%s\"", entry->row.setting),
+				 errhint("The node that set it may run a newer version of replp2p: update this "
+						 "one.")));
 	if (change->kind == RP_CUSTOM)
 	{
 		change->function = rp_handler_function_find(entry->row.function, handlers->relid);
@@ -320,7 +330,11 @@ merge_take(RpTableHandlers *handlers, const RpHandlerEntry *entry)
 	merge->made = entry->made;
 	merge->attno = entry->attno;
 	if (!rp_merge_kind_by_name(entry->row.setting, &merge->kind))
-		elog(ERROR, "unknown column merge \"%s\"", entry->row.setting);
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("unknown column merge \"%s\"", entry->row.setting),
+				 errhint("The node that set it may run a newer version of replp2p: update this "
+						 "one.")));
 }
 
 /* Is a merge superseded by a later one, whoever looks; or does it say nothing? */

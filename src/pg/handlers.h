@@ -106,6 +106,8 @@ const RpHandlerChange *rp_handler_of_epoch(const RpTableHandlers *handlers, cons
  * carries a delta, if the log has the old value.
  */
 bool		rp_merge_is_seen(const RpColumnMerge *merge, const P2pKeyVersion *version);
+/* May any table be tracked? Costs nothing. */
+bool		rp_handlers_in_use(void);
 /* Now and then, in a transaction of its own: find out what is settled by now, forget superseded changes. */
 void		rp_handlers_settle(RpNode *node);
 /* May a change be unsettled? Any process: while it may, nothing is trimmed. True until apply has looked. */

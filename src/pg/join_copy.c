@@ -257,7 +257,7 @@ schema_run(const char *script)
 /*
  * Read which tables to copy: permanent ones that no extension brings; of those
  * of extensions the configuration, as pg_dump does; the logs of membership and of handlers; and
- * displaced rows.
+ * displaced rows and siblings.
  */
 static List *
 tables_read(RpJoin *join)
@@ -274,7 +274,7 @@ tables_read(RpJoin *join)
 									 " LEFT JOIN LATERAL (SELECT e.extcondition[array_position(e.extconfig, c.oid)] AS condition"
 									 "  FROM pg_extension e WHERE c.oid = ANY (e.extconfig)) x ON true"
 									 " CROSS JOIN LATERAL (SELECT c.oid IN ('replp2p.displaced_rows'::regclass,"
-									 "  'replp2p.displacing_rows'::regclass) AS ours) d"
+									 "  'replp2p.displacing_rows'::regclass, 'replp2p.sibling_rows'::regclass) AS ours) d"
 									 " WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384"
 									 " AND (c.oid IN ('replp2p.membership'::regclass, 'replp2p.handler_changes'::regclass) OR d.ours"
 									 "  OR (n.nspname <> 'replp2p' AND (x.condition IS NOT NULL"
@@ -519,7 +519,10 @@ sequence_copy(RpJoin *join, const char *name)
 	RpCatalog	catalog;
 
 	if (rows->nrows != 1)
-		elog(ERROR, "replp2p: sequence %s has no value", name);
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("sequence %s of the node that is joined has no value", name),
+				 errhint("Look at that sequence on that node; joining is tried again by itself.")));
 	rp_catalog_open(&catalog);
 	{
 		RpArg		args[] = {
@@ -583,7 +586,7 @@ handlers_take_over(RpJoin *join)
 	RpJoinRows *rows = rp_join_query(join,
 									 "SELECT author_id, author_epoch, serial, schema_name, table_name,"
 									 " coalesce(column_name, ''), setting, coalesce(function_name, ''),"
-									 " coalesce(seq, 0), stamp, settled FROM replp2p.get_table_handlers()");
+									 " coalesce(seq, 0), coalesce(stamp, 0), settled FROM replp2p.get_table_handlers()");
 	RpCatalog	catalog;
 
 	rp_catalog_open(&catalog);

@@ -187,7 +187,10 @@ pipe_make(Dump *dump, int which)
 	dump->pipes[which] = ends[0];
 	if (fcntl(ends[0], F_SETFD, FD_CLOEXEC) < 0 || fcntl(ends[1], F_SETFD, FD_CLOEXEC) < 0 ||
 		!pg_set_noblock(ends[0]))
-		elog(ERROR, "replp2p: could not set up a pipe: %m");
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not set up a pipe to pg_dump: %m"),
+				 errhint("Joining is tried again by itself.")));
 	return ends[1];
 }
 
@@ -282,7 +285,10 @@ dump_wait(Dump *dump)
 	while (waitpid(pid, &status, 0) < 0)
 	{
 		if (errno != EINTR)
-			elog(ERROR, "replp2p: could not wait for pg_dump: %m");
+			ereport(ERROR,
+					(errcode(ERRCODE_SYSTEM_ERROR),
+					 errmsg("could not wait for pg_dump: %m"),
+					 errhint("Joining is tried again by itself.")));
 	}
 	dump->pid = 0;
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)

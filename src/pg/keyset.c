@@ -198,7 +198,7 @@ rp_keyset_put(Oid relid, RpKeyHash key, const P2pKeyVersion *version, const P2pV
 
 	set_put(in, version, deps_share(slot, deps), payload);
 	set_prune(in);
-	if (was_contested || (slot == RP_SELF && set_is_contested(in)))
+	if (was_contested || (slot == RP_SELF && (set_is_contested(in) || rp_siblings_may_be(relid, key))))
 		entry_touch(entry);
 }
 
@@ -238,6 +238,8 @@ truncate_put(Oid relid, const P2pKeyVersion *version, const P2pVector *deps, boo
 		if (was_contested || (slot == RP_SELF && set_is_contested(&entry->versions)))
 			entry_touch(entry);
 	}
+	if (slot == RP_SELF)
+		rp_siblings_touch_table(relid);
 }
 
 void
@@ -336,6 +338,12 @@ rp_keysets_touch_contested(Oid relid)
 			set_is_contested(&entry->versions))
 			entry_touch(entry);
 	}
+}
+
+void
+rp_keyset_touch(Oid relid, RpKeyHash key)
+{
+	entry_touch(entry_of(relid, key));
 }
 
 /* Have the key looked at again; one that is being looked at now, too. */

@@ -77,6 +77,11 @@ void		rp_keyset_image(RpRelationMap *map, RpKeyHash key, const P2pKeyVersion *ve
 void		rp_keyset_put(Oid relid, RpKeyHash key, const P2pKeyVersion *version,
 						  const P2pVector *deps, const RpKeyPayload *payload);
 void		rp_keysets_put_truncate(Oid relid, const P2pKeyVersion *version, const P2pVector *deps);
+/* Touch a key: the row, or what is shown of it, may have to be made again. */
+void		rp_keyset_touch(Oid relid, RpKeyHash key);
+/* siblings.c: may something be shown of the key? Touch all such keys of a table. */
+bool		rp_siblings_may_be(Oid relid, RpKeyHash key);
+void		rp_siblings_touch_table(Oid relid);
 /* Touch the contested keys of a table (all tables, InvalidOid). */
 void		rp_keysets_touch_contested(Oid relid);
 

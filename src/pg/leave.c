@@ -179,7 +179,11 @@ look_into_batch(const RpIdentity *me, RpLogReader *reader, const P2pBatch *batch
 	uint64		found = 0;
 
 	if (rp_log_unpack(reader, batch, &bytes) != P2P_OK)
-		elog(ERROR, "could not unpack a batch of the own change log");
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("a batch in the change log of this node is damaged"),
+				 errhint("Leave by replp2p.leave_group(force => true): the other nodes keep "
+						 "what they have.")));
 	memory = palloc(p2p_body_reader_memory());
 	p2p_body_reader_init(&body, memory, bytes.bytes, bytes.length, &batch->deps);
 	while (found == 0 && p2p_body_next(&body, &item) == P2P_OK)

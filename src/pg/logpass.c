@@ -325,7 +325,10 @@ table_slot(RpPassTable *table, TupleTableSlot **slot)
 		Relation	rel = RelationIdGetRelation(table->map->relid);
 
 		if (!RelationIsValid(rel))
-			elog(ERROR, "table %u has just gone", table->map->relid);
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("table with OID %u was dropped meanwhile", table->map->relid),
+					 errhint("It is tried again by itself.")));
 		*slot = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(rel)), &TTSOpsVirtual);
 		RelationClose(rel);
 		MemoryContextSwitchTo(old);

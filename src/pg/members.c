@@ -92,7 +92,11 @@ status_of_name(const char *name)
 	for (size_t i = 0; i < lengthof(status_names); i++)
 		if (strcmp(status_names[i], name) == 0)
 			return (RpNodeStatus) i;
-	elog(ERROR, "replp2p: unknown node status \"%s\"", name);
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("unknown node status \"%s\" in replp2p.local_node", name),
+			 errhint("Only the extension may write its tables; restore the row, or or leave by "
+					 "replp2p.leave_group(force => true) and join again.")));
 	return RP_NODE_NONE;		/* keep compiler quiet */
 }
 
@@ -222,7 +226,11 @@ members_read(LoadedNode *loaded)
 		LoadedMember *member;
 
 		if (slot < 0 || slot >= RP_MAX_MEMBERS)
-			elog(ERROR, "replp2p: member slot %d is out of range", slot);
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("slot %d in replp2p.members is out of range", slot),
+					 errhint("Only the extension may write its tables; restore the row, or or "
+							 "leave by replp2p.leave_group(force => true) and join again.")));
 		member = &loaded->members[slot];
 		rp_column_bytes(row, 2, &member->origin.id, P2P_ID_SIZE);
 		member->origin.epoch = (uint32) DatumGetInt32(rp_column(row, 3));
@@ -238,7 +246,11 @@ members_read(LoadedNode *loaded)
 	}
 	if (loaded->nmembers == 0 ||
 		!p2p_origin_equal(&loaded->members[RP_SELF].origin, &loaded->self))
-		elog(ERROR, "replp2p: slot 0 of replp2p.members is not this node");
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("slot 0 of replp2p.members is not this node"),
+				 errhint("Only the extension may write its tables; restore the row, or or "
+						 "leave by replp2p.leave_group(force => true) and join again.")));
 	/* look-ups of origins use the catalog, so SPI's result is done with before */
 	for (int slot = RP_SELF; slot < loaded->nmembers; slot++)
 		if (loaded->members[slot].status != RP_MEMBER_FREE)

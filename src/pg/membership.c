@@ -234,7 +234,11 @@ member_admit(const Here *here, const RpMembershipRow *row)
 	if (member_key(&row->subject, known_key))
 		return;					/* registered before, or ourselves */
 	if (p2p_origin_equal(&row->subject, &here->self))
-		elog(ERROR, "replp2p: slot 0 of replp2p.members is missing");
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("slot 0 of replp2p.members is missing"),
+				 errhint("Only the extension may write its tables; restore the row, or or "
+						 "leave by replp2p.leave_group(force => true) and join again.")));
 	name_warn(row);
 	{
 		RpArg		args[] = {
@@ -341,7 +345,11 @@ rp_membership_add(RpNode *node, const RpIdentity *identity, RpMembershipRow *row
 	/* the lock on this row also keeps two authors of this node in order */
 	if (rp_catalog_run("UPDATE replp2p.local_node SET membership_serial = membership_serial + 1"
 					   " RETURNING membership_serial", SPI_OK_UPDATE_RETURNING, NULL, 0) != 1)
-		elog(ERROR, "replp2p: no row in replp2p.local_node");
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("there is no row in replp2p.local_node"),
+				 errhint("Only the extension may write its tables; restore the row, or or "
+						 "leave by replp2p.leave_group(force => true) and join again.")));
 	row->serial = DatumGetInt64(rp_column(0, 1));
 	p2p_sign(MEMBERSHIP_TAG, message, row_message(&identity->group, row, message),
 			 identity->secret_key, row->signature);
@@ -387,7 +395,10 @@ rp_membership_row_read(struct TupleTableSlot *slot, RpMembershipRow *row)
 	char	   *dsn;
 
 	if (slot->tts_tupleDescriptor->natts < COLUMN_SIGNATURE)
-		elog(ERROR, "replp2p: not a row of replp2p.membership");
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("table replp2p.membership has not the columns that it was made with"),
+				 errhint("Only the extension may change its tables.")));
 	memset(row, 0, sizeof(*row));
 	slot_bytes(slot, COLUMN_AUTHOR_ID, &row->author.id, P2P_ID_SIZE);
 	row->author.epoch = (uint32) DatumGetInt32(slot_column(slot, COLUMN_AUTHOR_EPOCH));

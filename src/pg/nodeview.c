@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
+#include "changelog.h"
 #include "nodeview.h"
 #include "settings.h"
 
@@ -270,7 +271,7 @@ rp_view_transaction_bytes(const RpNodeView *view, int slot)
 
 	if (m->oldest_seq == 0 || m->stored_seq < m->oldest_seq)
 		return 0;
-	return m->log_bytes / (m->stored_seq - m->oldest_seq + 1);
+	return rp_log_bytes(view->dboid, &m->origin) / (m->stored_seq - m->oldest_seq + 1);
 }
 
 /* Return the member with the smallest ack for an origin, -1 if all have acked all of it. */
@@ -299,13 +300,13 @@ rp_view_log_holder(const RpNodeView *view, int slot, uint64 *lacks)
 	return holder;
 }
 
-/* Return the bytes of all logs on this node's disk. */
+/* Return the bytes of all logs on this node's disk, as they are now. */
 uint64
 rp_view_log_bytes(const RpNodeView *view)
 {
 	uint64		bytes = 0;
 
 	for (int slot = 0; slot < view->nmembers; slot++)
-		bytes += view->members[slot].m.log_bytes;
+		bytes += rp_log_bytes(view->dboid, &view->members[slot].m.origin);
 	return bytes;
 }

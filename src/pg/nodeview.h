@@ -66,14 +66,14 @@ uint64		rp_view_told_seq(const RpNodeView *view, int slot, int *teller);
  * only one transaction is missing.
  */
 int64		rp_view_lag_us(const RpNodeView *view, int slot);
-/* Average bytes of a transaction in an origin's log here; 0 if its log is empty. */
+/* Average bytes of a transaction in an origin's log here; 0 if its log is empty. Looks at files. */
 uint64		rp_view_transaction_bytes(const RpNodeView *view, int slot);
 /*
  * The member that keeps an origin's log from being trimmed: the one with the
  * smallest ack. -1 if all have acked all; *lacks = how many it has not acked.
  */
 int			rp_view_log_holder(const RpNodeView *view, int slot, uint64 *lacks);
-/* Bytes of all logs on this node's disk. */
+/* Bytes of all logs on this node's disk, as they are now. Looks at files. */
 uint64		rp_view_log_bytes(const RpNodeView *view);
 
 #endif							/* RP_NODEVIEW_H */

@@ -72,7 +72,11 @@ rp_own_log_follow(uint64 limit_seq)
 		for (int attempt = 0; own_seq < limit_seq; attempt++)
 		{
 			if (attempt > 1)
-				elog(ERROR, "own change log ends before transaction " UINT64_FORMAT, limit_seq);
+				ereport(ERROR,
+						(errcode(ERRCODE_DATA_CORRUPTED),
+						 errmsg("the change log of this node ends before transaction " UINT64_FORMAT, limit_seq),
+						 errhint("Have this node leave the group by replp2p.leave_group(force "
+								 "=> true), and join again.")));
 			own_run(limit_seq);
 		}
 	}

@@ -199,14 +199,12 @@ publish(RpPull *pull, int slot)
 {
 	const PulledLog *log = &pull->logs[slot];
 	RpMember   *member = &pull->node->members[slot];
-	uint64		bytes = rp_log_bytes(log->writer);
 
 	SpinLockAcquire(&pull->node->vector_lock);
 	member->stored_seq = log->cursor.seq;
 	member->stored_stamp = log->stamp;
 	/* Trimming moves it on in shared memory only. */
 	member->oldest_seq = Max(member->oldest_seq, log->oldest_seq);
-	member->log_bytes = bytes;
 	SpinLockRelease(&pull->node->vector_lock);
 }
 

@@ -63,6 +63,21 @@ rp_row_int64(RpRow *row, int64 value)
 	add(row, Int64GetDatum(value));
 }
 
+void
+rp_row_oid(RpRow *row, Oid value)
+{
+	add(row, ObjectIdGetDatum(value));
+}
+
+void
+rp_row_datum(RpRow *row, Datum value, bool isnull)
+{
+	if (isnull)
+		rp_row_null(row);
+	else
+		add(row, value);
+}
+
 /* Return how many bytes of a text are valid in the database's encoding. */
 static int
 valid_length(const char *value)

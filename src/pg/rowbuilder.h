@@ -28,6 +28,9 @@ void		rp_row_null(RpRow *row);
 void		rp_row_bool(RpRow *row, bool value);
 void		rp_row_int32(RpRow *row, int32 value);
 void		rp_row_int64(RpRow *row, int64 value);
+void		rp_row_oid(RpRow *row, Oid value);
+/* A value of any type. */
+void		rp_row_datum(RpRow *row, Datum value, bool isnull);
 /* NULL or empty: NULL. What is not valid in the database's encoding is cut off. */
 void		rp_row_text(RpRow *row, const char *value);
 void		rp_row_name(RpRow *row, const char *value);

@@ -228,6 +228,8 @@ rp_setup_insert(const RpNewNode *node)
 	rp_catalog_open(&catalog);
 	/* what a former group has left speaks of other members by the same slots */
 	rp_catalog_run("DELETE FROM replp2p.conflict_history", SPI_OK_DELETE, NULL, 0);
+	rp_catalog_run("DELETE FROM replp2p.failed_transactions", SPI_OK_DELETE, NULL, 0);
+	rp_catalog_run("DELETE FROM replp2p.skipped_changes", SPI_OK_DELETE, NULL, 0);
 	rp_catalog_run("DELETE FROM replp2p.displaced_rows", SPI_OK_DELETE, NULL, 0);
 	rp_catalog_run("DELETE FROM replp2p.displacing_rows", SPI_OK_DELETE, NULL, 0);
 	{

@@ -104,6 +104,8 @@ node_reset(RpNode *node)
 		node->members[i].pull_source = -1;
 	}
 	node_stats_reset(node);
+	node->conflict_counts.loaded = false;
+	rp_conflict_counts_reset(&node->conflict_counts);
 	LWLockRelease(&node->lock);
 }
 

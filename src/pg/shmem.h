@@ -27,6 +27,7 @@
 #include "storage/spin.h"
 #include "utils/timestamp.h"
 
+#include "conflict_counts.h"
 #include "p2p_message.h"
 #include "p2p_vector.h"
 
@@ -120,7 +121,6 @@ typedef struct RpMember
 	uint64		required_seq;	/* a joiner must store up to this before it applies; writer: rp_members_load */
 	P2pStamp	stored_stamp;	/* stamp of stored_seq; writer: as stored_seq */
 	P2pStamp	applied_stamp;	/* stamp of applied_seq; writer: as applied_seq */
-	uint64		log_bytes;		/* on disk; writer: as stored_seq */
 	RpApplyState apply_state;
 	char		apply_error[RP_ERROR_TEXT_SIZE];
 	TimestampTz apply_error_at;
@@ -257,6 +257,8 @@ typedef struct RpNode
 
 	/* Lock: vector_lock. Writer: serving backends. */
 	RpRefusal	refusals[RP_REFUSAL_SLOTS];
+
+	RpConflictCounts conflict_counts;	/* see there */
 
 	TimestampTz stats_reset;
 	RpNodeStats stats;

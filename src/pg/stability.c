@@ -241,19 +241,17 @@ trim_log(RpStability *stability, int slot, uint64 stable_seq)
 	RpMember   *member = &node->members[slot];
 	P2pOrigin	origin;
 	uint64		oldest_seq;
-	uint64		bytes_left;
 
 	LWLockAcquire(&node->lock, LW_SHARED);
 	origin = member->origin;
 	LWLockRelease(&node->lock);
 
-	oldest_seq = rp_log_trim(MyDatabaseId, &origin, stable_seq, &bytes_left);
+	oldest_seq = rp_log_trim(MyDatabaseId, &origin, stable_seq);
 	stability->trimmed_seq[slot] = stable_seq;
 
 	SpinLockAcquire(&node->vector_lock);
 	if (oldest_seq > member->oldest_seq)
 		member->oldest_seq = oldest_seq;
-	member->log_bytes = bytes_left;
 	SpinLockRelease(&node->vector_lock);
 }
 

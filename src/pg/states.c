@@ -22,6 +22,7 @@
 
 #include "utils/timestamp.h"
 
+#include "changelog.h"
 #include "monotonic.h"
 #include "settings.h"
 #include "states.h"
@@ -29,6 +30,10 @@
 #include "p2p_clock.h"
 #include "p2p_member.h"
 
+/* How often the size of the logs is looked up for the own state. */
+#define LOG_MEASURE_INTERVAL_US 1000000
+
+static uint64 measured_log_bytes(RpNode *node);
 static P2pNodePhase own_phase(RpNode *node);
 static bool copy_is_covered(RpNode *node);
 static uint64 counter_of(RpNode *node, int slot);
@@ -125,6 +130,32 @@ rp_state_read(RpNode *node, int slot, uint8 *memory, P2pNodeState *state)
 	return length > 0 && p2p_state_parse(memory, length, state) == P2P_OK;
 }
 
+/* Return the bytes of all logs here; the files are looked at now and then only. */
+static uint64
+measured_log_bytes(RpNode *node)
+{
+	static uint64 bytes = 0;
+	static int64 measured_us = 0;	/* monotonic; 0 = never */
+	int64		now_us = rp_monotonic_us();
+	P2pOrigin	origins[RP_MAX_MEMBERS];
+	int			n = 0;
+
+	if (measured_us != 0 && now_us < measured_us + LOG_MEASURE_INTERVAL_US)
+		return bytes;
+	measured_us = now_us;
+	LWLockAcquire(&node->lock, LW_SHARED);
+	for (int slot = 0; slot < node->nmembers; slot++)
+	{
+		if (node->members[slot].status != RP_MEMBER_FREE)
+			origins[n++] = node->members[slot].origin;
+	}
+	LWLockRelease(&node->lock);
+	bytes = 0;
+	for (int i = 0; i < n; i++)
+		bytes += rp_log_bytes(node->dboid, &origins[i]);
+	return bytes;
+}
+
 /*
  * Build this node's state and publish it, if it says anything new or is due as
  * a sign of life (members behind a relay know us only by it). The ack may be
@@ -143,16 +174,12 @@ rp_state_publish(RpNode *node, const RpIdentity *me)
 
 	state.node = me->self;
 	state.phase = own_phase(node);
-	state.log_bytes = 0;
+	state.log_bytes = measured_log_bytes(node);
 	rp_vector_stored(node, &state.stored);
 	rp_vector_oldest(node, &state.oldest);
 	rp_vector_captured(node, &state.ack);
 	if (!copy_is_covered(node))
 		p2p_vector_clear(&state.ack);
-	SpinLockAcquire(&node->vector_lock);
-	for (int i = 0; i < RP_MAX_MEMBERS; i++)
-		state.log_bytes += node->members[i].log_bytes;
-	SpinLockRelease(&node->vector_lock);
 
 	if (published_us != 0 && same_state(&state, &last) && known <= last.counter &&
 		rp_monotonic_us() < published_us + heartbeat_us)

@@ -26,7 +26,7 @@ typedef struct RpTrackedKey
 	RpNode	   *node;
 	RpOpenRelation *open;
 	const RpTableHandlers *handlers;
-	TupleTableSlot *key;		/* its key columns are set */
+	TupleTableSlot *key;		/* its key columns are set; NULL: not known (tracked_follow.c) */
 	RpKeyHash	hash;
 	P2pKeySet  *set;
 	bool		row_exists;		/* open->local has the row, locked */
@@ -73,7 +73,7 @@ bool		rp_merge_function_fold(RpTrackedKey *t, const RpHandlerChange *handler,
 /* merge_columns.c: set the columns of t->row that have a merge. */
 void		rp_merge_columns(RpTrackedKey *t);
 
-/* siblings.c: show the standing versions of this key, if it is contested under vector_clock, and no others. */
+/* siblings.c: show the versions that stand if the key is contested under vector_clock, and no others. */
 void		rp_siblings_show(RpTrackedKey *t);
 /* Forget the lines of a whole table. */
 void		rp_siblings_forget_table(Oid relid);

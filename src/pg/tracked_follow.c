@@ -56,6 +56,8 @@ rp_tracked_follow_up(RpNode *node)
 	MemoryContext context = CurrentMemoryContext;
 	RepOriginId origin = replorigin_session_origin;
 
+	if (!rp_handlers_in_use())
+		return false;
 	SpinLockAcquire(&node->vector_lock);
 	own_seq = node->members[RP_SELF].captured_seq;
 	SpinLockRelease(&node->vector_lock);
@@ -155,18 +157,24 @@ row_follow(RpApplyTransaction *txn, RpTrackedKey *t)
 	RpOpenRelation *open = t->open;
 	TupleTableSlot *key = MakeSingleTupleTableSlot(RelationGetDescr(open->rel), &TTSOpsVirtual);
 
-	t->key = key;
 	t->set = rp_keyset_of(open->map->relid, t->hash);
 	if (key_values_find(t, key))
 	{
+		t->key = key;
 		do
 		{
 			CHECK_FOR_INTERRUPTS();
 			rp_tracked_look(txn, t);
 			t->hands_off = !row_is_raw(t);
 		} while (!rp_tracked_settle(txn, t));
-		rp_siblings_show(t);
 	}
+	else
+	{
+		t->newcomer = -1;
+		t->hands_off = true;
+		(void) rp_tracked_settle(txn, t);
+	}
+	rp_siblings_show(t);
 	ExecDropSingleTupleTableSlot(key);
 }
 
