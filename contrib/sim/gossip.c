@@ -62,7 +62,8 @@ gossip_step(Node *node)
 	}
 	if (random_chance(&node->random, 40))
 	{
-		pull_plan(node);
+		if (random_chance(&node->random, 40))
+			pull_plan(node);
 		for (peer = 0; peer < world.nnodes; peer++)
 		{
 			if (peer != node->index)
@@ -86,7 +87,7 @@ state_publish(Node *node)
 		shared->heard_self;
 	uint32_t	ack[MAX_NODES];
 
-	if (!node->shared.capture_ready)
+	if (!node->shared.capture_ready || (old != NULL && random_chance(&node->random, 50)))
 		return;
 	memcpy(ack, PLANTED(early_ack) ? node->wal_vector : shared->captured, sizeof(ack));
 	state->node = node->index;
@@ -194,22 +195,31 @@ stability_step(Node *node)
 	Shared	   *shared = &node->shared;
 	P2pVector	own;
 	P2pVector	stable;
+	bool		news = memcmp(node->gossip.ripe_at, shared->captured, sizeof(shared->captured)) != 0;
 
-	vector_build(&own, shared->captured);
-	p2p_ack_hear(&node->acks[node->index], &world.origins[node->index], &own);
+	if (news)
+	{
+		vector_build(&own, shared->captured);
+		p2p_ack_hear(&node->acks[node->index], &world.origins[node->index], &own);
+		memcpy(node->gossip.ripe_at, shared->captured, sizeof(shared->captured));
+	}
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
 		const State *state = shared->states[i];
 
-		if (i != node->index && state != NULL)
+		if (i != node->index && state != NULL && state != node->gossip.seen[i])
 		{
 			P2pVector	ack;
 
+			news = true;
+			node->gossip.seen[i] = state;
 			ack.count = state->ack->count;
 			memcpy(ack.entries, state->ack->entries, ack.count * sizeof(P2pVectorEntry));
 			p2p_ack_hear(&node->acks[i], &world.origins[i], &ack);
 		}
 	}
+	if (!news && random_chance(&node->random, 70))
+		return;
 	if (shared->loaded_generation != shared->wanted_generation || !stable_vector(node, &stable))
 		return;
 	check_stable(node, &stable);

@@ -256,9 +256,13 @@ pull_plan(Node *node)
 void
 pull_request(Node *node, uint32_t peer)
 {
-	Message		m = {.kind = MESSAGE_PULL, .from = node->index, .to = (uint8_t) peer};
+	Message		m;
 	bool		any = false;
 
+	for (uint32_t origin = 0; origin < world.nnodes; origin++)
+		any |= node->gossip.source[origin] == peer;
+	if (!any)
+		return;
 	if (node->gossip.asked[peer] != 0)
 	{
 		if (world.tick < node->gossip.asked[peer] + PATIENCE)
@@ -267,19 +271,18 @@ pull_request(Node *node, uint32_t peer)
 		node->gossip.silent[peer] = world.tick + random_below(&node->random, SILENCE);
 		return;
 	}
+	m = (Message) {.kind = MESSAGE_PULL, .from = node->index, .to = (uint8_t) peer};
 	for (uint32_t origin = 0; origin < world.nnodes; origin++)
 	{
 		const Log  *log = &node->logs[origin];
 
 		if (node->gossip.source[origin] != peer)
 			continue;
-		m.wanted[origin] = any = true;
+		m.wanted[origin] = true;
 		m.after[origin] = (uint32_t) log->cursor.seq;
 		m.from_start[origin] = !log->cursor.started &&
 			(node->shared.required[origin] > 0 || node->shared.applied[origin] > 0);
 	}
-	if (!any)
-		return;
 	node->gossip.asked[peer] = world.tick;
 	message_send(&m);
 }

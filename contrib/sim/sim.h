@@ -383,7 +383,8 @@ typedef struct Gossip
 	uint32_t	asked[MAX_NODES];	/* 0, or the tick of the PULL that waits */
 	uint32_t	silent[MAX_NODES];	/* taken for unreachable until then */
 	bool		dirty;
-	uint32_t	trimmed[MAX_NODES];
+	const State *seen[MAX_NODES];	/* whose ack was heard last */
+	uint32_t	ripe_at[MAX_NODES];	/* what was applied when stability was last looked at */
 } Gossip;
 
 typedef enum JoinStage
