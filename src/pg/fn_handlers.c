@@ -3,10 +3,10 @@
  *	  SQL functions that set how conflicts of a table are decided, for the whole
  *	  group.
  *
- * A change is a row of replp2p.handler_changes, which is replicated; its
- * counterpart in table_handlers makes it hold here, with the same commit. The lock on the table keeps
- * out whoever has written to it and has not committed, on both sides: clients, and
- * apply, which looks up the handler once it has its own lock.
+ * A change is a row of replp2p.handler_changes, which is replicated; its counterpart in
+ * table_handlers makes it hold here, with the same commit. The lock on the table keeps out
+ * whoever has written to it and has not committed, on both sides: clients, and apply, which
+ * looks up the handler once it has its own lock.
  *
  * A counter needs old values with each update: the table gets REPLICA IDENTITY
  * FULL, here now and on the other nodes when they apply the change. No update that was
@@ -333,7 +333,10 @@ change_is_in_force(RpNode *node, const RpHandlerRow *row, Oid relid, AttrNumber 
 	return strcmp(row->setting, setting) == 0 && strcmp(row->function, function) == 0;
 }
 
-/* Insert a row into handler_changes, completed as this node's word. Between catalog open and close. */
+/*
+ * Insert a row into handler_changes, completed as this node's word. Between catalog open and
+ * close.
+ */
 static void
 change_publish(RpHandlerRow *row, Oid relid)
 {
@@ -432,7 +435,9 @@ put_entry(RpRow *row, RpHandlerEntry *entry)
 	rp_row_end(row);
 }
 
-/* SQL: get_table_handlers(): the changes that count here, by the names of now, the greatest last. */
+/*
+ * SQL: get_table_handlers(): the changes that count here, by the names of now, the greatest last.
+ */
 Datum
 rp_get_table_handlers(PG_FUNCTION_ARGS)
 {

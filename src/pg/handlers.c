@@ -3,13 +3,13 @@
  *	  Conflict handlers and column merges in the memory of the apply worker: what
  *	  holds for a table, and what a version has seen of it.
  *
- * The memory is a copy of replp2p.table_handlers as committed (handlers_catalog.c
- * keeps the table), made anew when it is wanted and may be out of date. What
- * makes it so is known by invalidations of the relation cache, which every change sends for
- * its table and for table_handlers, and which the server delivers before a lock on
- * the table is granted. So whoever asks with a lock on the table gets all changes that any row of it may
- * have seen. What the running transaction itself has noted is left out: it
- * takes effect with the commit.
+ * The memory is a copy of replp2p.table_handlers as committed (handlers_catalog.c keeps the
+ * table), made anew when it is wanted and may be out of date. What makes it so is known by
+ * invalidations of the relation cache, which every change sends for its table and for
+ * table_handlers, and which the server delivers before a lock on the table is granted. So
+ * whoever asks with a lock on the table gets all changes that any row of it may have seen.
+ * What the running transaction itself has noted is left out: it takes effect with the
+ * commit.
  *
  * A copy that was handed out stays until the transaction ends, since a caller may
  * hold on to it while another question makes a new one.
@@ -18,8 +18,9 @@
  * one on, and so are changes of each column's merge. All of them are
  * needed until settled: a version is judged by what it had seen.
  *
- * A change made here has no version until capture has passed it. Whoever asks about a version that has
- * seen it got that version from capture, too, later: so it is looked up again then.
+ * A change made here has no version until capture has passed it. Whoever asks about a
+ * version that has seen it got that version from capture, too, later: so it is looked up
+ * again then.
  */
 #include "postgres.h"
 
@@ -281,7 +282,10 @@ entry_take(HTAB *copy, const RpHandlerEntry *entry)
 		change_take(handlers, &resolved);
 }
 
-/* Append a change of the handler; a settled one, or one of the same transaction, makes those before it superfluous. */
+/*
+ * Append a change of the handler; a settled one, or one of the same transaction, makes those
+ * before it superfluous.
+ */
 static void
 change_take(RpTableHandlers *handlers, const RpHandlerEntry *entry)
 {
@@ -382,7 +386,10 @@ table_finish(RpTableHandlers *handlers)
 		 (!handlers->changes[0].made.settled || handlers->changes[0].kind != RP_LAST_WRITER_WINS));
 }
 
-/* Return the tables that are tracked in only one of two copies, and those wanted before. In CurrentMemoryContext. */
+/*
+ * Return the tables that are tracked in only one of two copies, and those wanted before. In
+ * CurrentMemoryContext.
+ */
 static List *
 tracking_changes(HTAB *before, HTAB *after, List *wanted)
 {
@@ -405,7 +412,10 @@ tracking_changes(HTAB *before, HTAB *after, List *wanted)
 	return changed;
 }
 
-/* Build the key sets of tables that became tracked, of all that is in the logs by now; forget others. */
+/*
+ * Build the key sets of tables that became tracked, of all that is in the logs by now; forget
+ * others.
+ */
 static void
 sets_build(void)
 {

@@ -42,7 +42,10 @@ typedef enum RpMergeKind
 /* Schema and name of a function, quoted where need be. */
 #define RP_FUNCTION_NAME_SIZE (2 * (2 * NAMEDATALEN + 2))
 
-/* Which transaction made a change. One made here is looked up by its xid until capture has given it a seq. */
+/*
+ * Which transaction made a change. One made here is looked up by its xid until capture has given
+ * it a seq.
+ */
 typedef struct RpChangeVersion
 {
 	P2pVersion	version;		/* seq 0: not captured yet, and so seen by nobody */
@@ -79,38 +82,49 @@ typedef struct RpTableHandlers
 	RpColumnMerge *merges;
 } RpTableHandlers;
 
-/* Read replp2p.table_handlers; once per worker, before rp_keysets_build(). Later changes are noticed by themselves. */
+/*
+ * Read replp2p.table_handlers; once per worker, before rp_keysets_build(). Later changes are
+ * noticed by themselves.
+ */
 void		rp_handlers_load(RpNode *node);
 /*
- * What holds for a table; NULL: last_writer_wins and nothing else, and not tracked. Valid until the
- * transaction ends. Ask while holding a lock on the table, such as rp_relation_open() takes: it keeps
- * changes made here out. A table that became tracked has its key sets built before this returns.
+ * What holds for a table; NULL: last_writer_wins and nothing else, and not tracked. Valid
+ * until the transaction ends. Ask while holding a lock on the table, such as
+ * rp_relation_open() takes: it keeps changes made here out. A table that became tracked has
+ * its key sets built before this returns.
  */
 const RpTableHandlers *rp_handlers_of(Oid relid);
 /*
- * A row of replp2p.handler_changes was inserted by this version: note it, and set the replica identity
- * where deltas need it. Takes effect with the commit. Idempotent; for changes made here there is nothing to do.
- * No relation of the transaction may be open.
+ * A row of replp2p.handler_changes was inserted by this version: note it, and set the
+ * replica identity where deltas need it. Takes effect with the commit. Idempotent; for
+ * changes made here there is nothing to do. No relation of the transaction may be open.
  */
 struct TupleTableSlot;
 void		rp_handlers_register(RpNode *node, struct TupleTableSlot *row, const P2pVersion *version);
 /*
- * The epoch of a version of this table: the greatest handler change that it has seen; ancient if none, and if handlers is NULL.
- * Settled changes count as any other, so that what is in a key set stays comparable.
+ * The epoch of a version of this table: the greatest handler change that it has seen;
+ * ancient if none, and if handlers is NULL. Settled changes count as any other, so that what
+ * is in a key set stays comparable.
  */
 P2pVersion	rp_handler_epoch(const RpTableHandlers *handlers, const P2pKeyVersion *version);
 /* The change that an epoch stands for; NULL: last_writer_wins. */
 const RpHandlerChange *rp_handler_of_epoch(const RpTableHandlers *handlers, const P2pVersion *epoch);
 /*
- * Does this version obey the merge: has it seen its change, and no later one of the column? Of a counter: then it
- * carries a delta, if the log has the old value.
+ * Does this version obey the merge: has it seen its change, and no later one of the column?
+ * Of a counter: then it carries a delta, if the log has the old value.
  */
 bool		rp_merge_is_seen(const RpColumnMerge *merge, const P2pKeyVersion *version);
 /* May any table be tracked? Costs nothing. */
 bool		rp_handlers_in_use(void);
-/* Now and then, in a transaction of its own: find out what is settled by now, forget superseded changes. */
+/*
+ * Now and then, in a transaction of its own: find out what is settled by now, forget superseded
+ * changes.
+ */
 void		rp_handlers_settle(RpNode *node);
-/* May a change be unsettled? Any process: while it may, nothing is trimmed. True until apply has looked. */
+/*
+ * May a change be unsettled? Any process: while it may, nothing is trimmed. True until apply has
+ * looked.
+ */
 bool		rp_handlers_unsettled(RpNode *node);
 
 #endif							/* RP_HANDLERS_H */

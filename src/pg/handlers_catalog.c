@@ -13,20 +13,20 @@
  * translates. (The tables are written by the extension alone, so that xmin is the
  * transaction's of the change, or that of apply filling in what was missing.)
  *
- * Settling. All versions that have not seen change C are stable, at the latest,
- * when C is stable, and then all that was applied here by then is stable, too: whoever acknowledged
- * C makes no more versions that have not seen it, and stable means that this node has applied all that
- * they made before. So:
+ * Settling. When change C is stable, this node has applied every version that has not seen
+ * it: whoever acknowledged C makes no more of them, and an ack counts only once all that its
+ * member made before is applied here. So once what is applied at that moment is stable,
+ * every version that has not seen C is:
  *
  *	  (noted) -> stable: settle_at = the applied vector of now -> settle_at is stable: settled
  *
  * A settled change makes lesser ones of the same table, or column, superfluous.
  *
- * RpNode.handler_changes and handlers_settled tell all processes whether a change
- * may be unsettled. Who adds an entry holds a ROW EXCLUSIVE lock on table_handlers
- * to the end of his transaction, and counts after he got it; apply reads the count under
- * a SHARE lock, and publishes it once its finding is committed. So either apply sees the entry, or
- * its finding is out of date by the count. It never waits for that lock: a client may hold it for long.
+ * RpNode.handler_changes and handlers_settled tell all processes whether a change may be
+ * unsettled. Who adds an entry holds a ROW EXCLUSIVE lock on table_handlers to the end of
+ * his transaction, and counts after he got it; apply reads the count under a SHARE lock, and
+ * publishes it once its finding is committed. So either apply sees the entry, or its finding
+ * is out of date by the count. It never waits for that lock: a client may hold it for long.
  */
 #include "postgres.h"
 
@@ -41,6 +41,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/regproc.h"
 #include "utils/rel.h"
 
 #include "p2p_buf.h"
@@ -181,7 +182,10 @@ slot_text(TupleTableSlot *slot, int column, char *out, size_t size)
 	pfree(value);
 }
 
-/* Read a row of handler_changes; ERROR if it is malformed, or says what this version does not know. */
+/*
+ * Read a row of handler_changes; ERROR if it is malformed, or says what this version does not
+ * know.
+ */
 static void
 row_read(TupleTableSlot *slot, RpHandlerRow *row)
 {
@@ -202,9 +206,15 @@ row_read(TupleTableSlot *slot, RpHandlerRow *row)
 	strlcpy(row->column, NameStr(*DatumGetName(slot_column(slot, CHANGE_COLUMN))), NAMEDATALEN);
 	slot_text(slot, CHANGE_SETTING, row->setting, sizeof(row->setting));
 	slot_text(slot, CHANGE_FUNCTION, row->function, sizeof(row->function));
-	if (row->column[0] == '\0' ? rp_handler_kind_by_name(row->setting, &kind)
-		: rp_merge_kind_by_name(row->setting, &merge))
+	if (row->column[0] != '\0' && rp_merge_kind_by_name(row->setting, &merge))
 		return;
+	if (row->column[0] == '\0' && rp_handler_kind_by_name(row->setting, &kind))
+	{
+		/* ERROR here, not whenever it is looked up */
+		if (kind == RP_CUSTOM)
+			(void) stringToQualifiedNameList(row->function);
+		return;
+	}
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("this version does not know \"%s\", which is set for table \"%s.%s\"",

@@ -40,21 +40,30 @@ bool		rp_merge_kind_by_name(const char *name, RpMergeKind *kind);
  * handlers_catalog.c. All between catalog open and close.
  */
 
-/* Read all entries, in CurrentMemoryContext, ascending by version; those of one transaction by serial. */
+/*
+ * Read all entries, in CurrentMemoryContext, ascending by version; those of one transaction by
+ * serial.
+ */
 RpHandlerEntry *rp_handler_entries_read(RpNode *node, uint64 *n);
 /*
- * Note a change (made NULL: by the current transaction) unless it is noted already; returns whether it was
- * not. relid and attno: where it leads here.
+ * Note a change (made NULL: by the current transaction) unless it is noted already; returns
+ * whether it was not. relid and attno: where it leads here.
  */
 bool		rp_handler_entry_add(RpNode *node, const RpHandlerRow *row, Oid relid, AttrNumber attno,
 								 const RpChangeVersion *made);
 /* Was the change noted by the current transaction, so that it does not hold yet? */
 bool		rp_handler_entry_is_new(const RpHandlerRow *row);
-/* If the version is that of a transaction here and captured by now, fill it in; returns whether it is known. */
+/*
+ * If the version is that of a transaction here and captured by now, fill it in; returns whether it
+ * is known.
+ */
 bool		rp_change_version_resolve(RpNode *node, RpChangeVersion *made);
 /* Where names lead here: an ordinary table and (unless empty) a column of it. Takes no lock. */
 void		rp_handler_row_resolve(const RpHandlerRow *row, Oid *relid, AttrNumber *attno);
-/* Have updates of the table carry old values: REPLICA IDENTITY FULL. Returns whether it was not; ERROR if it may not be. */
+/*
+ * Have updates of the table carry old values: REPLICA IDENTITY FULL. Returns whether it was not;
+ * ERROR if it may not be.
+ */
 bool		rp_old_values_required(Oid relid);
 
 /* fn_handlers.c: why a function cannot decide conflicts of a table, as a sentence; NULL: it can. */
