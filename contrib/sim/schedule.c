@@ -270,6 +270,13 @@ lame_join_make(Random *r)
 	if (random_chance(r, 40))
 		pause->deleted = true;
 	trims_late(r, join->node, join->tick);
+	if (random_chance(r, 30))
+	{
+		Event	   *leave = event_add(r, EVENT_LEAVE);
+
+		leave->node = join->node;
+		leave->tick = join->tick + 300 + random_below(r, 1000);
+	}
 }
 
 /* A node trims nothing until somebody joins by it, and then at once. */

@@ -81,6 +81,7 @@ bool		random_chance(Random *r, uint32_t percent);
 	X(no_copy_floor, "a joiner's floor is not raised to the copy's") \
 	X(late_trim, "what was stable before a join is trimmed while the joiner pulls it") \
 	X(late_writes, "what a member commits after it left is applied where it is stored") \
+	X(early_farewell, "a leaving node does not wait for those who have copied from it") \
 	X(early_leave, "a leaving node goes at once") \
 	X(any_conflict, "a different origin is a conflict") \
 	X(held_skipped, "a transaction held for its stamp is left out")
