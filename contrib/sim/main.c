@@ -165,7 +165,7 @@ run_many(uint64_t from, uint64_t to, FILE *progress)
 		}
 		if (progress != NULL && (seed - from) % 10000 == 9999)
 		{
-			fprintf(progress, "%" PRIu64 " seeds clean, %.0f s\n", seed - from + 1,
+			fprintf(progress, "seeds %" PRIu64 " to %" PRIu64 " are clean, %.0f s\n", from, seed,
 					seconds_now() - begun);
 			fflush(progress);
 		}
