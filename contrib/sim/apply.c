@@ -9,14 +9,14 @@
 
 #include <string.h>
 
-#include "p2p_clock.h"
+#include "p2p_follow.h"
 
 #define DEADLOCK_PATIENCE 60
 
 static bool is_ready(const Node *node);
 static bool transaction_choose(Node *node);
 static bool is_held(Node *node, P2pStamp stamp);
-static bool deps_are_covered(const Node *node, const Captured *t, uint32_t origin);
+static uint64_t applied_seq_of(void *arg, const P2pOrigin *origin);
 static void transaction_begin(Node *node, uint32_t origin, Captured *t);
 static void transaction_commit(Node *node);
 static void locks_free(Node *node);
@@ -114,9 +114,12 @@ is_ready(const Node *node)
 		return false;
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
+		P2pMemberLog log;
+
 		if (i == node->index || shared->members[i] == MEMBER_FREE)
 			continue;
-		if (shared->stored[i] < shared->required[i] || shared->stored[i] < shared->applied[i])
+		log = member_log(node, i);
+		if (!p2p_member_tables_are_covered(&log))
 			return false;
 	}
 	return true;
@@ -137,8 +140,9 @@ transaction_choose(Node *node)
 		if (origin == node->index || node->shared.members[origin] == MEMBER_FREE ||
 			node->shared.stored[origin] <= a->applied[origin] ||
 			(world.tick < node->paused[origin] && !world.ending) ||
-			(node->shared.members[origin] == MEMBER_LEFT &&
-			 a->applied[origin] >= node->shared.left_seq[origin]))
+			(!PLANTED(late_writes) &&
+			 !p2p_follow_counts(node->shared.members[origin] == MEMBER_LEFT,
+								node->shared.left_seq[origin], a->applied[origin] + 1)))
 			continue;
 		t = log_find(&node->logs[origin], a->applied[origin] + 1);
 		if (t == NULL)
@@ -149,7 +153,7 @@ transaction_choose(Node *node)
 				a->applied[origin]++;
 			continue;
 		}
-		if (!PLANTED(no_deps) && !deps_are_covered(node, t, origin))
+		if (!PLANTED(no_deps) && !p2p_follow_deps(t->deps, &world.origins[origin], applied_seq_of, node))
 			continue;
 		transaction_begin(node, origin, t);
 		return true;
@@ -161,25 +165,18 @@ transaction_choose(Node *node)
 static bool
 is_held(Node *node, P2pStamp stamp)
 {
-	P2pStamp	now = node_clock(node) + node->shared.group_offset;
-
-	if (!p2p_clock_too_far_ahead(stamp, now, world.profile.max_skew_us))
-		return false;
-	return p2p_clock_too_far_ahead(stamp, node->shared.own_time, world.profile.max_skew_us);
+	return p2p_follow_is_held(stamp, node_clock(node) + node->shared.group_offset,
+							  node->shared.own_time, world.profile.max_skew_us);
 }
 
-/* Is everything applied here that the transaction's origin had applied? */
-static bool
-deps_are_covered(const Node *node, const Captured *t, uint32_t origin)
+/* Up to which seq is an origin applied here? Of this node: what capture has accounted for. */
+static uint64_t
+applied_seq_of(void *arg, const P2pOrigin *origin)
 {
-	P2pVector	applied;
-	uint32_t	seqs[MAX_NODES];
+	const Node *node = arg;
+	uint32_t	i = origin->id.bytes[0] - 1u;
 
-	memcpy(seqs, node->apply.applied, sizeof(seqs));
-	seqs[node->index] = node->shared.captured[node->index];
-	seqs[origin] = MAX_SEQ;
-	vector_build(&applied, seqs);
-	return p2p_vector_covers(&applied, t->deps);
+	return i == node->index ? node->shared.captured[i] : node->apply.applied[i];
 }
 
 /* Before the first look-up. */

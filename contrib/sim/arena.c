@@ -71,11 +71,16 @@ vector_keep(const uint32_t *seqs)
 	return copy;
 }
 
-/* Return a component. */
+/* Return a component; as p2p_vector_get, but by the first byte of the id alone, which is the node. */
 uint32_t
 vector_seq(const P2pVector *v, uint32_t node)
 {
-	return (uint32_t) p2p_vector_get(v, &world.origins[node]);
+	for (uint32_t i = 0; i < v->count; i++)
+	{
+		if (v->entries[i].origin.id.bytes[0] == node + 1)
+			return (uint32_t) v->entries[i].seq;
+	}
+	return 0;
 }
 
 /* splitmix64 (Steele, Lea, Flood 2014). */

@@ -287,14 +287,19 @@ check_stable(const Node *node, const P2pVector *stable)
 	for (uint32_t m = 0; m < world.nnodes; m++)
 	{
 		const Node *member = &world.nodes[m];
+		const uint32_t *durable;
 
 		if (node->members[m] != MEMBER_ADMITTED || member->status == STATUS_GONE)
 			continue;
-		for (uint32_t i = 0; i < world.nnodes; i++)
+		durable = durable_vector(member);
+		for (uint32_t i = 0; i < stable->count; i++)
 		{
-			if (durable_vector(member)[i] < vector_seq(stable, i))
+			uint32_t	origin = stable->entries[i].origin.id.bytes[0] - 1u;
+			uint32_t	seq = (uint32_t) stable->entries[i].seq;
+
+			if (durable[origin] < seq)
 				violation("stable: node %u takes seq %u of node %u for stable, member %u has applied %u for sure",
-						  node->index, vector_seq(stable, i), i, m, durable_vector(member)[i]);
+						  node->index, seq, origin, m, durable[origin]);
 		}
 	}
 }
@@ -407,7 +412,7 @@ quiet(char *why, size_t size)
 		}
 		for (uint32_t i = 0; i < MAX_SESSIONS; i++)
 		{
-			if (node->sessions[i].phase != SESSION_FREE)
+			if (node->sessions[i].phase != SESSION_FREE || node->nqueued > 0)
 			{
 				snprintf(why, size, "a client of node %u has not ended", n);
 				return false;

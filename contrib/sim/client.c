@@ -11,8 +11,8 @@
  * As in src/pg/deletes.c a transaction that deletes announces that before its
  * record, and takes it back after it is visible.
  *
- * An operation that the server would refuse (insert of a row that exists) or
- * that finds nothing is left out. Who waits too long gives up, as a victim of a deadlock.
+ * A delete that finds nothing is left out; an insert that finds the row, or an
+ * update that does not, is done as the other. Who waits too long gives up, as a victim of a deadlock.
  */
 #include "sim.h"
 
@@ -29,26 +29,30 @@ static void session_write(Node *node, Session *s, uint8_t me);
 static void session_show(Node *node, Session *s, uint8_t me);
 static bool deletes_from(const Local *local, uint32_t table);
 
-/* Begin a transaction, if a session is free. */
+/* Have a transaction begun as soon as a session is free. */
 void
 client_begin(Node *node, const Event *event)
 {
-	for (uint32_t i = 0; i < MAX_SESSIONS; i++)
-	{
-		Session    *s = &node->sessions[i];
+	if (node->nqueued < MAX_QUEUE)
+		node->queue[node->nqueued++] = event;
+}
 
-		if (s->phase != SESSION_FREE)
-			continue;
-		memset(s, 0, sizeof(*s));
-		s->phase = SESSION_RUNS;
-		s->wanted = event->ops;
-		s->nwanted = event->nops;
-		s->async = event->async;
-		s->local = arena_take(sizeof(Local));
-		s->local->origin = node->index;
-		s->local->number = ++world.nlocals;
-		return;
-	}
+/* A free session takes the next of those that wait. */
+static void
+session_begin(Node *node, Session *s)
+{
+	const Event *event = node->queue[0];
+
+	node->nqueued--;
+	memmove(node->queue, node->queue + 1, node->nqueued * sizeof(node->queue[0]));
+	memset(s, 0, sizeof(*s));
+	s->phase = SESSION_RUNS;
+	s->wanted = event->ops;
+	s->nwanted = event->nops;
+	s->async = event->async;
+	s->local = arena_take(sizeof(Local));
+	s->local->origin = node->index;
+	s->local->number = ++world.nlocals;
 }
 
 /* One step of one client; true: something happened. */
@@ -66,7 +70,10 @@ client_step(Node *node)
 		switch ((SessionPhase) s->phase)
 		{
 			case SESSION_FREE:
-				continue;
+				if (node->nqueued == 0)
+					continue;
+				session_begin(node, s);
+				return true;
 			case SESSION_RUNS:
 				if (s->next < s->nwanted)
 				{
@@ -139,6 +146,7 @@ op_run(Node *node, Session *s, uint8_t me)
 {
 	const Op   *op = &s->wanted[s->next];
 	Cell	   *cell = &node->cells[op->table][op->key];
+	Op			done = *op;
 	Row		   *row;
 	bool		exists;
 
@@ -149,15 +157,18 @@ op_run(Node *node, Session *s, uint8_t me)
 	if (is_held_by_other(node, cell, op->table, me))
 		return false;
 	exists = cell_view(cell, me)->exists;
-	if (exists == (op->kind == OP_INSERT))
+	if (op->kind == OP_DELETE && !exists)
 		return true;
+	/* as INSERT ... ON CONFLICT does, and its contrary: most clients get something done */
+	if (op->kind != OP_DELETE)
+		done.kind = exists ? OP_UPDATE : OP_INSERT;
 	xid_take(node, s);
 	row = cell_lock(cell, me);
 	row->exists = op->kind != OP_DELETE;
 	row->xid = s->xid;
 	row->truth = s->local;
 	row->value = ++world.nvalues;
-	op_note(node, s, op, row->value);
+	op_note(node, s, &done, row->value);
 	return true;
 }
 

@@ -44,34 +44,34 @@ gossip_step(Node *node)
 		return true;
 	}
 	log_open_all(node);
-	switch (random_below(&node->random, 8))
+	if (random_chance(&node->random, node->talk_chance))
+		state_publish(node);
+	if (random_chance(&node->random, node->talk_chance) && peer != node->index &&
+		node->shared.members[peer] == MEMBER_ADMITTED)
+		gossip_send(node, peer, NULL);
+	if (random_chance(&node->random, node->talk_chance))
+		stability_step(node);
+	if (random_below(&node->random, 800) < node->trim_chance)
 	{
-		case 0:
-			state_publish(node);
-			break;
-		case 1:
-			if (peer != node->index && node->shared.members[peer] == MEMBER_ADMITTED)
-				gossip_send(node, peer, NULL);
-			break;
-		case 2:
-			stability_step(node);
-			break;
-		case 3:
-			if (random_chance(&node->random, node->trim_chance))
-			{
-				log_trim(node);
-				versions_trim(node);
-			}
-			break;
-		case 4:
-		case 5:
-			return pull_commit(node);
-		default:
+		P2pVector	held;
+
+		if (node->shared.loaded_generation == node->shared.wanted_generation &&
+			stable_vector(node, &held))
+			log_trim(node, &held);
+		versions_trim(node);
+	}
+	if (random_chance(&node->random, 40))
+	{
+		if (random_chance(&node->random, 40))
 			pull_plan(node);
+		for (peer = 0; peer < world.nnodes; peer++)
+		{
 			if (peer != node->index)
 				pull_request(node, peer);
-			break;
+		}
 	}
+	if (random_chance(&node->random, 50))
+		(void) pull_commit(node);
 	return true;
 }
 
@@ -87,7 +87,7 @@ state_publish(Node *node)
 		shared->heard_self;
 	uint32_t	ack[MAX_NODES];
 
-	if (!node->shared.capture_ready)
+	if (!node->shared.capture_ready || (old != NULL && random_chance(&node->random, 50)))
 		return;
 	memcpy(ack, PLANTED(early_ack) ? node->wal_vector : shared->captured, sizeof(ack));
 	state->node = node->index;
@@ -106,7 +106,9 @@ copy_is_covered(const Node *node)
 {
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
-		if (i != node->index && node->shared.stored[i] < node->shared.required[i])
+		P2pMemberLog log = member_log(node, i);
+
+		if (i != node->index && !p2p_member_copy_is_covered(&log))
 			return false;
 	}
 	return true;
@@ -193,22 +195,31 @@ stability_step(Node *node)
 	Shared	   *shared = &node->shared;
 	P2pVector	own;
 	P2pVector	stable;
+	bool		news = memcmp(node->gossip.ripe_at, shared->captured, sizeof(shared->captured)) != 0;
 
-	vector_build(&own, shared->captured);
-	p2p_ack_hear(&node->acks[node->index], &world.origins[node->index], &own);
+	if (news)
+	{
+		vector_build(&own, shared->captured);
+		p2p_ack_hear(&node->acks[node->index], &world.origins[node->index], &own);
+		memcpy(node->gossip.ripe_at, shared->captured, sizeof(shared->captured));
+	}
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
 		const State *state = shared->states[i];
 
-		if (i != node->index && state != NULL)
+		if (i != node->index && state != NULL && state != node->gossip.seen[i])
 		{
 			P2pVector	ack;
 
+			news = true;
+			node->gossip.seen[i] = state;
 			ack.count = state->ack->count;
 			memcpy(ack.entries, state->ack->entries, ack.count * sizeof(P2pVectorEntry));
 			p2p_ack_hear(&node->acks[i], &world.origins[i], &ack);
 		}
 	}
+	if (!news && random_chance(&node->random, 70))
+		return;
 	if (shared->loaded_generation != shared->wanted_generation || !stable_vector(node, &stable))
 		return;
 	check_stable(node, &stable);

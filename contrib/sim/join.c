@@ -302,8 +302,7 @@ leave_begin(Node *node)
 		const Node *other = &world.nodes[i];
 
 		members += other->status == STATUS_ACTIVE;
-		if ((other->status == STATUS_JOINING && other->join.sponsor == node->index) ||
-			(other->status == STATUS_CATCHUP && other->disk.donor == node->index))
+		if (other->status == STATUS_JOINING && other->join.sponsor == node->index)
 			return;
 	}
 	if (!node->up || node->status != STATUS_ACTIVE || members < 3)
@@ -336,7 +335,8 @@ leave_step(Node *node)
 
 		if (i == node->index || node->shared.members[i] != MEMBER_ADMITTED)
 			continue;
-		if (state == NULL || vector_seq(state->stored, node->index) < seq)
+		if (state == NULL || (state->phase < STATUS_ACTIVE && !PLANTED(early_farewell)) ||
+			!p2p_member_has_leave(state->stored, &world.origins[node->index], seq))
 			return false;
 	}
 	node->status = STATUS_GONE;

@@ -10,6 +10,7 @@
 
 #include <string.h>
 
+#include "p2p_member.h"
 #include "p2p_plan.h"
 
 #define PENALTY 300				/* ticks */
@@ -18,8 +19,6 @@
 
 static void hash_make(Batch *batch);
 static void cursor_find(Log *log);
-static uint32_t covered_seq(const Node *node, uint32_t origin);
-static bool may_begin(const Node *node, const Batch *batch);
 static void take_batch(Node *node, uint32_t peer, Batch *batch);
 
 /* Append a batch behind the cursor. One of the own log gets its hash here. */
@@ -178,28 +177,33 @@ log_oldest(const Log *log)
 	return log->first < log->count ? (uint32_t) log->batches[log->first]->span.first_seq : 0;
 }
 
-/* Drop the batches that are stable; one stays. */
+/* Drop the batches that are stable, and that the members of now do not ask for; one stays. */
 void
-log_trim(Node *node)
+log_trim(Node *node, const P2pVector *held)
 {
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
 		Log		   *log = &node->logs[i];
+		uint32_t	limit = node->shared.stable[i];
 
-		while (log->first + 1 < log->synced &&
-			   log->batches[log->first]->span.last_seq <= node->shared.stable[i])
+		if (vector_seq(held, i) < limit && !PLANTED(late_trim))
+			limit = vector_seq(held, i);
+		while (log->first + 1 < log->synced && log->batches[log->first]->span.last_seq <= limit)
 			log->first++;
 	}
 }
 
-/* How far an origin's transactions are in the tables, with the log or without. */
-static uint32_t
-covered_seq(const Node *node, uint32_t origin)
+/* What core's rules about joining and leaving want to know of a log. */
+P2pMemberLog
+member_log(const Node *node, uint32_t origin)
 {
-	uint32_t	required = node->shared.required[origin];
-	uint32_t	applied = node->shared.applied[origin];
-
-	return required > applied ? required : applied;
+	return (P2pMemberLog) {
+		.stored_seq = node->shared.stored[origin],
+		.applied_seq = node->shared.applied[origin],
+		.required_seq = node->shared.required[origin],
+		.left = node->shared.members[origin] == MEMBER_LEFT,
+		.left_seq = node->shared.left_seq[origin]
+	};
 }
 
 /* Choose for each origin whom to ask. */
@@ -216,14 +220,15 @@ pull_plan(Node *node)
 		uint32_t	n = 0;
 		uint32_t	choice;
 		uint32_t	seqs[MAX_NODES] = {0};
+		P2pMemberLog member;
 		bool		donor_only = !PLANTED(any_donor) && node->status == STATUS_CATCHUP &&
 			log->cursor.seq < node->shared.required[origin];
 
 		node->gossip.source[origin] = NONE;
 		if (origin == node->index || !log->open)
 			continue;
-		if (node->shared.members[origin] == MEMBER_LEFT &&
-			log->cursor.seq >= node->shared.left_seq[origin])
+		member = member_log(node, origin);
+		if (p2p_member_is_complete(&member, log->cursor.seq))
 			continue;
 		for (uint32_t peer = 0; peer < world.nnodes; peer++)
 		{
@@ -251,9 +256,13 @@ pull_plan(Node *node)
 void
 pull_request(Node *node, uint32_t peer)
 {
-	Message		m = {.kind = MESSAGE_PULL, .from = node->index, .to = (uint8_t) peer};
+	Message		m;
 	bool		any = false;
 
+	for (uint32_t origin = 0; origin < world.nnodes; origin++)
+		any |= node->gossip.source[origin] == peer;
+	if (!any)
+		return;
 	if (node->gossip.asked[peer] != 0)
 	{
 		if (world.tick < node->gossip.asked[peer] + PATIENCE)
@@ -262,18 +271,18 @@ pull_request(Node *node, uint32_t peer)
 		node->gossip.silent[peer] = world.tick + random_below(&node->random, SILENCE);
 		return;
 	}
+	m = (Message) {.kind = MESSAGE_PULL, .from = node->index, .to = (uint8_t) peer};
 	for (uint32_t origin = 0; origin < world.nnodes; origin++)
 	{
 		const Log  *log = &node->logs[origin];
 
 		if (node->gossip.source[origin] != peer)
 			continue;
-		m.wanted[origin] = any = true;
+		m.wanted[origin] = true;
 		m.after[origin] = (uint32_t) log->cursor.seq;
-		m.from_start[origin] = !log->cursor.started && covered_seq(node, origin) > 0;
+		m.from_start[origin] = !log->cursor.started &&
+			(node->shared.required[origin] > 0 || node->shared.applied[origin] > 0);
 	}
-	if (!any)
-		return;
 	node->gossip.asked[peer] = world.tick;
 	message_send(&m);
 }
@@ -339,6 +348,7 @@ static void
 take_batch(Node *node, uint32_t peer, Batch *batch)
 {
 	Log		   *log = &node->logs[batch->origin];
+	P2pMemberLog member = member_log(node, batch->origin);
 
 	if (batch->origin == node->index || !log->open)
 		return;
@@ -353,7 +363,7 @@ take_batch(Node *node, uint32_t peer, Batch *batch)
 			break;
 	}
 	if (log->cursor.started ? memcmp(batch->previous, log->cursor.hash, P2P_HASH_SIZE) != 0 :
-		!may_begin(node, batch))
+		!p2p_member_may_begin(&member, &batch->span, batch->previous))
 	{
 		if (log->cursor.started)
 			violation("chain: batch %u..%u of node %u does not continue its log on node %u",
@@ -365,16 +375,6 @@ take_batch(Node *node, uint32_t peer, Batch *batch)
 	log_append(node, log, batch);
 	check_batch_taken(node, batch);
 	node->gossip.dirty = true;
-}
-
-/* May an empty log begin with this batch? */
-static bool
-may_begin(const Node *node, const Batch *batch)
-{
-	if (batch->span.first_seq == 1)
-		return true;
-	return covered_seq(node, batch->origin) > 0 &&
-		batch->span.first_seq <= covered_seq(node, batch->origin) + 1;
 }
 
 /* Make durable what was appended, and publish it; true if there was anything. */

@@ -72,6 +72,7 @@ run_once(void)
 	static int64_t offsets[MAX_NODES];
 	static int64_t drifts[MAX_NODES];
 	static uint32_t weights[MAX_NODES][5];
+	static uint32_t trims[MAX_NODES];
 	static uint64_t of_seed = UINT64_MAX;
 	static bool known = false;
 
@@ -88,6 +89,7 @@ run_once(void)
 			offsets[i] = world.nodes[i].clock_offset;
 			drifts[i] = world.nodes[i].clock_drift;
 			memcpy(weights[i], world.nodes[i].weights, sizeof(weights[i]));
+			trims[i] = world.nodes[i].trim_chance;
 		}
 	}
 	world.network.state = network;
@@ -97,6 +99,7 @@ run_once(void)
 		world.nodes[i].clock_offset = offsets[i];
 		world.nodes[i].clock_drift = drifts[i];
 		memcpy(world.nodes[i].weights, weights[i], sizeof(weights[i]));
+		world.nodes[i].trim_chance = trims[i];
 	}
 	arena_reset();
 	world.tick = 0;
@@ -162,7 +165,7 @@ run_many(uint64_t from, uint64_t to, FILE *progress)
 		}
 		if (progress != NULL && (seed - from) % 10000 == 9999)
 		{
-			fprintf(progress, "%" PRIu64 " seeds clean, %.0f s\n", seed - from + 1,
+			fprintf(progress, "seeds %" PRIu64 " to %" PRIu64 " are clean, %.0f s\n", from, seed,
 					seconds_now() - begun);
 			fflush(progress);
 		}

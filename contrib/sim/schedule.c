@@ -23,6 +23,7 @@ static void faults_make(Random *r, uint32_t percent);
 static void flapping_make(Random *r);
 static void overtaken_make(Random *r);
 static void lame_join_make(Random *r);
+static void trims_late(Random *r, uint8_t node, uint32_t tick);
 static int	event_compare(const void *a, const void *b);
 
 /* What kinds of operations this seed prefers: weights of insert, update, delete, move, truncate. */
@@ -42,7 +43,7 @@ schedule_make(uint64_t seed)
 		node_make(&r, &world.nodes[i]);
 	ntransactions = 6 + random_below(&r, 6 + random_below(&r, random_chance(&r, 20) ? 140 : 60));
 	world.profile.horizon = 400 + ntransactions * world.profile.nnodes *
-		(2 + random_below(&r, 16));
+		(random_chance(&r, 40) ? 2 + random_below(&r, 16) : 10 + random_below(&r, 70));
 	for (uint32_t i = 0; i < ntransactions; i++)
 		client_make(&r, event_add(&r, EVENT_CLIENT));
 	faults_make(&r, random_below(&r, 4) == 0 ? 0 : 20 + random_below(&r, 60));
@@ -53,14 +54,16 @@ static void
 profile_make(Random *r)
 {
 	Profile    *p = &world.profile;
-	static const int64_t skews[] = {0, 0, 500, 20000, 2000000, 30000000};
+	static const int64_t skews[] = {0, 500, 20000, 2000000, 8000000, 30000000};
 	static const int64_t ticks[] = {1, 10, 1000, 10000};
 
 	p->nnodes = 3 + random_below(r, random_chance(r, 30) ? 5 : 2);
 	p->joins = random_chance(r, 25) ? 8 : 1;
+	p->bursts = 1 + random_below(r, 4);
+	p->balanced = random_chance(r, 50);
 	p->nkeys = 1 + random_below(r, MAX_KEYS);
 	p->ntables = 1 + random_below(r, NTABLES);
-	p->loss = random_chance(r, 50) ? 0 : random_below(r, 40);
+	p->loss = random_chance(r, 60) ? 0 : random_below(r, 40);
 	p->duplicates = random_chance(r, 50) ? 0 : random_below(r, 30);
 	p->net_weight = 1 + random_below(r, 40);
 	p->tick_us = ticks[random_below(r, 4)];
@@ -82,6 +85,9 @@ profile_make(Random *r)
 static void
 node_make(Random *r, Node *node)
 {
+	static const uint8_t trims[] = {2, 12, 100, 100};
+	static const uint8_t talks[] = {8, 50, 90, 90};
+
 	node->random.state = random_next(r);
 	node->clock_offset = 0;
 	node->clock_drift = 0;
@@ -93,10 +99,12 @@ node_make(Random *r, Node *node)
 			node->clock_drift = (int64_t) random_below(r, 200000) - 100000;
 	}
 	for (uint32_t w = 0; w < 5; w++)
-		node->weights[w] = 1u << random_below(r, 6);
+		node->weights[w] = world.profile.balanced ? 4u << random_below(r, 3) : 1u << random_below(r, 6);
+	node->weights[0] = 8;
 	node->run_on = random_below(r, 90);
 	node->batch_size = 1 + random_below(r, 4);
-	node->trim_chance = random_chance(r, 50) ? 12 : 100;
+	node->talk_chance = talks[random_below(r, 4)];
+	node->trim_chance = trims[random_below(r, 4)];
 	node->error_chance = random_chance(r, 70) ? 0 : random_below(r, 1000);
 }
 
@@ -121,6 +129,13 @@ client_make(Random *r, Event *event)
 {
 	uint32_t	total = 0;
 
+	/* in bursts, between which the group may come to rest */
+	if (world.profile.bursts > 1)
+	{
+		uint32_t	length = world.profile.horizon / world.profile.bursts;
+
+		event->tick = 1 + event->tick / length * length + event->tick % length * 2 / 5;
+	}
 	/* some go to a node that joins later */
 	event->node = (uint8_t) random_below(r, world.profile.nnodes + 1);
 	event->async = random_chance(r, 30);
@@ -177,6 +192,8 @@ faults_make(Random *r, uint32_t percent)
 				event->amount = random_below(r, 3);
 				event->peer = event->amount == 2 ? (uint8_t) (1 + random_below(r, 126)) :
 					random_chance(r, 50) ? NONE : (uint8_t) random_below(r, world.profile.nnodes);
+				if (random_chance(r, 85))
+					event_add(r, EVENT_HEAL)->tick = event->tick + 1 + random_below(r, 1 + span / 6);
 				break;
 			case 7:
 			case 8:
@@ -250,6 +267,31 @@ lame_join_make(Random *r)
 	pause->amount = 200 + random_below(r, world.profile.horizon / 2);
 	join->node = pause->node;
 	join->tick = pause->tick + random_below(r, (uint32_t) pause->amount);
+	if (random_chance(r, 40))
+		pause->deleted = true;
+	trims_late(r, join->node, join->tick);
+	if (random_chance(r, 30))
+	{
+		Event	   *leave = event_add(r, EVENT_LEAVE);
+
+		leave->node = join->node;
+		leave->tick = join->tick + 300 + random_below(r, 1000);
+	}
+}
+
+/* A node trims nothing until somebody joins by it, and then at once. */
+static void
+trims_late(Random *r, uint8_t node, uint32_t tick)
+{
+	for (uint32_t i = 0; i < 2; i++)
+	{
+		Event	   *event = event_add(r, EVENT_SPEED);
+
+		event->node = node;
+		event->peer = 5;
+		event->tick = i == 0 ? 1 : tick + random_below(r, 600);
+		event->amount = i == 0 ? 0 : 100;
+	}
 }
 
 /* A link that comes and goes. */

@@ -14,6 +14,7 @@
 #include <setjmp.h>
 
 #include "p2p_cursor.h"
+#include "p2p_member.h"
 #include "p2p_resolve.h"
 #include "p2p_stability.h"
 
@@ -24,6 +25,7 @@
 #define MAX_SUBOPS (2 * MAX_OPS)
 #define MAX_EFFECTS (MAX_OPS * MAX_KEYS + 2)
 #define MAX_SESSIONS 5			/* clients of one node at once */
+#define MAX_QUEUE 64			/* transactions that wait for a session of their node */
 #define MAX_EVENTS 200
 #define MAX_WAL 4096			/* records of one node */
 #define MAX_SEQ 512				/* transactions of one origin */
@@ -77,6 +79,9 @@ bool		random_chance(Random *r, uint32_t percent);
 	X(early_join_ack, "a joiner acks before its logs hold what its copy covers") \
 	X(any_donor, "a joiner takes the versions of its copy from anybody") \
 	X(no_copy_floor, "a joiner's floor is not raised to the copy's") \
+	X(late_trim, "what was stable before a join is trimmed while the joiner pulls it") \
+	X(late_writes, "what a member commits after it left is applied where it is stored") \
+	X(early_farewell, "a leaving node does not wait for those who have copied from it") \
 	X(early_leave, "a leaving node goes at once") \
 	X(any_conflict, "a different origin is a conflict") \
 	X(held_skipped, "a transaction held for its stamp is left out")
@@ -379,7 +384,8 @@ typedef struct Gossip
 	uint32_t	asked[MAX_NODES];	/* 0, or the tick of the PULL that waits */
 	uint32_t	silent[MAX_NODES];	/* taken for unreachable until then */
 	bool		dirty;
-	uint32_t	trimmed[MAX_NODES];
+	const State *seen[MAX_NODES];	/* whose ack was heard last */
+	uint32_t	ripe_at[MAX_NODES];	/* what was applied when stability was last looked at */
 } Gossip;
 
 typedef enum JoinStage
@@ -456,12 +462,15 @@ typedef struct Node
 	Gossip		gossip;
 	Join		join;
 	Session		sessions[MAX_SESSIONS];
+	uint32_t	nqueued;
+	const struct Event *queue[MAX_QUEUE];
 	uint32_t	restart_tick;	/* while down */
 	uint8_t		armed;			/* crash when this comes to be: ARM_... */
 	bool		armed_power;
 	uint32_t	armed_ticks;
 	uint32_t	paused[MAX_NODES];	/* apply leaves an origin alone until this tick */
 	uint32_t	trim_chance;	/* percent */
+	uint32_t	talk_chance;
 	uint32_t	error_chance;	/* per ten thousand steps of apply */
 	uint32_t	leave_barrier;
 
@@ -530,6 +539,8 @@ typedef struct Profile
 {
 	uint32_t	nnodes;
 	uint32_t	nkeys;
+	bool		balanced;		/* no worker is much slower than another */
+	uint32_t	bursts;			/* of clients' transactions */
 	uint32_t	joins;			/* weight of joins among the faults */
 	uint32_t	ntables;
 	uint32_t	horizon;
@@ -625,7 +636,8 @@ void		log_recover(Node *node, bool power);
 void		log_recover_own(Node *node, bool survives);
 void		log_reopen(Node *node);
 void		log_open_all(Node *node);
-void		log_trim(Node *node);
+void		log_trim(Node *node, const P2pVector *held);
+P2pMemberLog member_log(const Node *node, uint32_t origin);
 Captured   *log_find(const Log *log, uint32_t seq);
 uint32_t	log_oldest(const Log *log);
 void		pull_plan(Node *node);

@@ -55,6 +55,7 @@ node_init(Node *node, uint32_t index, uint8_t status)
 	node->disk.status = status;
 	memset(&node->join, 0, sizeof(node->join));
 	memset(node->sessions, 0, sizeof(node->sessions));
+	node->nqueued = 0;
 	memset(node->top, 0, sizeof(node->top));
 	memset(node->base_top, 0, sizeof(node->base_top));
 	memset(node->base_vector, 0, sizeof(node->base_vector));
@@ -220,6 +221,7 @@ node_crash(Node *node, bool power)
 	memcpy(node->members, node->disk.members, sizeof(node->members));
 	memcpy(node->left_seq, node->disk.left_seq, sizeof(node->left_seq));
 	memset(node->sessions, 0, sizeof(node->sessions));
+	node->nqueued = 0;
 	memcpy(node->wal_vector, node->nwal > 0 ? node->wal[node->nwal - 1].vector : node->base_vector,
 		   sizeof(node->wal_vector));
 	node->wal_greatest = node->nwal > 0 ? node->wal[node->nwal - 1].greatest : node->base_greatest;

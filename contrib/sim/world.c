@@ -195,7 +195,10 @@ event_happen(const Event *event)
 				  (long) event->amount);
 			break;
 		case EVENT_SPEED:
-			node->weights[event->peer] = (uint32_t) event->amount;
+			if (event->peer < 5)
+				node->weights[event->peer] = (uint32_t) event->amount;
+			else
+				node->trim_chance = (uint32_t) event->amount;
 			break;
 	}
 }

@@ -497,6 +497,7 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	RP_CRASH_POINT("apply_before_commit");
 	CommitTransactionCommand();
 	RP_CRASH_POINT("apply_after_commit");
+	rp_keyindex_commit();
 	rp_keysets_commit();
 	MemoryContextSwitchTo(context);
 	replorigin_session_origin = InvalidRepOriginId;
@@ -560,6 +561,7 @@ transaction_failed(int slot)
 	FlushErrorState();
 	failure = rp_failure_note(origin->stream, origin->applied_seq + 1, error);
 	AbortCurrentTransaction();
+	rp_keyindex_abort();
 	rp_keysets_abort();
 	replorigin_session_origin = InvalidRepOriginId;
 	rp_stream_reset(origin->stream);

@@ -291,7 +291,7 @@ change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableS
 			break;
 	}
 	if (decision.remember)
-		rp_keyindex_put(hash, &txn->slot_version, false);
+		rp_keyindex_delete(hash, &txn->slot_version);
 	if (record.conflict != P2P_NO_CONFLICT)
 		rp_conflict_record(txn, &record);
 	CommandCounterIncrement();
@@ -491,7 +491,7 @@ rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags)
 	{
 		Oid			relid = ((RpRelationMap *) lfirst(cell))->relid;
 
-		rp_keyindex_put_truncate(relid, &txn->slot_version);
+		rp_keyindex_truncate(relid, &txn->slot_version);
 		rp_displaced_truncate(txn, relid);
 	}
 	foreach(cell, rels)

@@ -70,7 +70,7 @@ rp_tracked_change(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, Tuple
 	if (!rp_tracked_settle(txn, &t))
 		return false;
 	if (op == P2P_OP_DELETE)
-		rp_keyindex_put(t.hash, &txn->slot_version, false); /* for a table that ceases to be tracked */
+		rp_keyindex_delete(t.hash, &txn->slot_version);	/* for a table that ceases to be tracked */
 	conflict_note(txn, &t, before, op);
 	rp_siblings_show(&t);
 	CommandCounterIncrement();

@@ -14,6 +14,10 @@
  * batch on; every key in them up to the snapshot's vector is remembered as a
  * row. What is not found is older than everything.
  *
+ * What a transaction deletes comes in after its commit: one that fails, and
+ * is tried again later, must not beat anything meanwhile. Within itself it has no
+ * use for it, since the later operation of one version wins.
+ *
  * Keys are known by a 128-bit hash made with the hash functions of the key's
  * types, so that values which compare equal are one key whatever their bytes.
  * Memory: 48 bytes an entry. From 64 MB on the table lives in a mapped,
@@ -26,6 +30,7 @@
 #include <unistd.h>
 
 #include "storage/fd.h"
+#include "storage/ipc.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
@@ -193,6 +198,79 @@ rp_keyindex_put_truncate(Oid table, const RpSlotVersion *version)
 
 	if (!found || rp_slot_version_compare(&entry->version, version) < 0)
 		entry->version = *version;
+}
+
+/* What the transaction at hand deletes; all of one version. */
+static struct
+{
+	RpSlotVersion version;
+	RpKeyHash  *keys;
+	size_t		nkeys;
+	size_t		max_keys;
+	Oid		   *tables;
+	size_t		ntables;
+	size_t		max_tables;
+}			deletes;
+
+#define DELETES_KEPT 65536		/* room for so many is kept from transaction to transaction */
+
+/* Make room for one more in an array of the worker's life. */
+static void *
+array_extend(void *array, size_t n, size_t *max, size_t size)
+{
+	if (n < *max)
+		return array;
+	*max = Max(64, *max * 2);
+	if (array == NULL)
+		return MemoryContextAllocHuge(TopMemoryContext, *max * size);
+	return repalloc_huge(array, *max * size);
+}
+
+void
+rp_keyindex_delete(RpKeyHash key, const RpSlotVersion *version)
+{
+	deletes.keys = array_extend(deletes.keys, deletes.nkeys, &deletes.max_keys, sizeof(RpKeyHash));
+	deletes.keys[deletes.nkeys++] = key;
+	deletes.version = *version;
+}
+
+void
+rp_keyindex_truncate(Oid table, const RpSlotVersion *version)
+{
+	deletes.tables = array_extend(deletes.tables, deletes.ntables, &deletes.max_tables, sizeof(Oid));
+	deletes.tables[deletes.ntables++] = table;
+	deletes.version = *version;
+}
+
+void
+rp_keyindex_commit(void)
+{
+	PG_TRY();
+	{
+		for (size_t i = 0; i < deletes.nkeys; i++)
+			rp_keyindex_put(deletes.keys[i], &deletes.version, false);
+		for (size_t i = 0; i < deletes.ntables; i++)
+			rp_keyindex_put_truncate(deletes.tables[i], &deletes.version);
+	}
+	PG_CATCH();
+	{
+		EmitErrorReport();
+		proc_exit(1);
+	}
+	PG_END_TRY();
+	rp_keyindex_abort();
+}
+
+void
+rp_keyindex_abort(void)
+{
+	deletes.nkeys = 0;
+	deletes.ntables = 0;
+	if (deletes.max_keys <= DELETES_KEPT)
+		return;
+	pfree(deletes.keys);
+	deletes.keys = NULL;
+	deletes.max_keys = 0;
 }
 
 bool

@@ -25,6 +25,16 @@ void		rp_keyindex_put(RpKeyHash key, const RpSlotVersion *version, bool is_row);
 /* Remember a truncate of table. */
 void		rp_keyindex_put_truncate(Oid table, const RpSlotVersion *version);
 
+/*
+ * What the transaction that is being applied deletes or truncates: remembered by
+ * rp_keyindex_commit, after its commit, and forgotten by rp_keyindex_abort if it fails.
+ */
+void		rp_keyindex_delete(RpKeyHash key, const RpSlotVersion *version);
+void		rp_keyindex_truncate(Oid table, const RpSlotVersion *version);
+/* Raises no error: if there is no memory the worker ends, and reads all from the logs at its next start. */
+void		rp_keyindex_commit(void);
+void		rp_keyindex_abort(void);
+
 /* The greatest of the key's tombstone and its table's truncate; false if neither. */
 bool		rp_keyindex_tombstone(Oid table, RpKeyHash key, RpSlotVersion *version);
 /* The version of a copied row; false: older than everything. */

@@ -11,6 +11,9 @@
  *	  barrier -> capture has passed it -> seq of the leave row, from the own log
  *		-> stored[self] >= seq in the states of all admitted members
  *
+ * Nor does it go while a member is joining: it may have copied from here, and nobody
+ * else may give it the part of the logs that its copy needs (pull.c).
+ *
  * A member that has applied the leave row takes us for gone, so its links to us
  * end; it still answers our GOSSIP (exchange.c), which is how its state, and
  * those of members behind it, get here.
@@ -110,6 +113,7 @@ rp_leave_may_go(RpLeave *leave)
 		counts = node->members[slot].status == RP_MEMBER_ADMITTED;
 		LWLockRelease(&node->lock);
 		if (counts && (!rp_state_read(node, slot, memory, &state) ||
+					   state.phase == P2P_PHASE_JOINING ||
 					   !p2p_member_has_leave(&state.stored, &leave->me->self, leave->seq)))
 			return false;
 	}

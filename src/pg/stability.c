@@ -15,7 +15,10 @@
  * admission as applied. If they differ, this step waits for the reload.
  *
  * What was stable stays stable: a later member starts with a copy that covers
- * it. So RpMember.stable_seq only grows.
+ * it. So RpMember.stable_seq only grows. But logs are trimmed only as far as the
+ * acks of the members of now go: one that has joined and not acked yet may be in
+ * the middle of pulling what its copy needs, also what was stable before it
+ * came. Were that to go, its log would have a gap that nobody fills.
  *
  * Nothing is dropped while a change of conflict handlers may be unsettled (handlers.h).
  *
@@ -177,17 +180,22 @@ publish(RpNode *node, const P2pVector *stable)
 void
 rp_stability_trim(RpStability *stability)
 {
+	static const uint64 nothing_new[RP_MAX_MEMBERS];
 	StableSeqs	stable;
+	P2pVector	held;
 
 	if (rp_handlers_unsettled(stability->node))
 		return;
 	copy_stable(stability->node, &stable);
-	if (!trim_is_due(stability, &stable))
+	if (!trim_is_due(stability, &stable) || !stable_vector(stability, nothing_new, &held))
 		return;
 	for (int slot = 0; slot < stable.nslots; slot++)
 	{
-		if (stable.seqs[slot] > stability->trimmed_seq[slot])
-			trim_log(stability, slot, stable.seqs[slot]);
+		uint64		seq = Min(stable.seqs[slot],
+							  p2p_vector_get(&held, &stability->node->members[slot].origin));
+
+		if (seq > stability->trimmed_seq[slot])
+			trim_log(stability, slot, seq);
 	}
 	trim_versions(stability->node, &stable);
 	stability->trim_due_us = rp_monotonic_us() + TRIM_INTERVAL_US;
