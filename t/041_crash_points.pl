@@ -17,6 +17,7 @@ my %where = (
 	capture => { a => 'capture' },
 	gossip => { b => 'gossip' },
 	apply => { b => 'apply' },
+	displaced => { b => 'apply' },
 	log => { a => 'capture', b => 'gossip' });	# the own log, and that of another origin
 
 my %points;
@@ -31,6 +32,7 @@ my $g = Replp2p->group([ 'a', 'b' ], conf => "restart_after_crash = on\n", schem
 CREATE TABLE once (id int);
 CREATE TABLE t (id int PRIMARY KEY, v text);
 CREATE TABLE bulk (id int PRIMARY KEY, v text);
+CREATE TABLE u (id int PRIMARY KEY, v text UNIQUE);
 INSERT INTO t SELECT x, 'start' FROM generate_series(1, 50) x;
 SQL
 # without a key: what is applied twice is there twice
@@ -78,6 +80,21 @@ sub fill_segment
 		" FROM generate_series(1, 700) y) FROM generate_series(1, 800) x");
 }
 
+# Have two nodes insert a row each of the same unique value: one is displaced on both.
+my $clash = 0;
+
+sub displace
+{
+	my $id = 2 * ++$clash;
+
+	$g->sql($_, 'SELECT replp2p.pause_apply()') foreach 'a', 'b';
+	$g->sql('a', "INSERT INTO u VALUES ($id, 'clash $clash')");
+	$g->sql('b', "INSERT INTO u VALUES ($id + 1, 'clash $clash')");
+	$g->sql($_, 'SELECT replp2p.resume_apply()') foreach 'a', 'b';
+	$g->sync;
+	is($g->sql($_, 'SELECT count(*) FROM replp2p.displaced'), '1', "a row is displaced on $_") foreach 'a', 'b';
+}
+
 my @written;
 my %tries;
 
@@ -88,6 +105,9 @@ sub crash
 	my $node = $g->node($name);
 	my $offset = -s $node->logfile;
 	my $fill = $point =~ /rotate|trim/;
+	my $free = $point =~ /^displaced/;
+
+	displace() if $free;
 
 	# what apply commits, capture would write to the own log; but only what is applied is trimmed
 	$g->sql($name, 'SELECT replp2p.pause_apply()') unless $worker eq 'apply' || $point =~ /trim/;
@@ -95,7 +115,8 @@ sub crash
 	$node->wait_for_log(qr/parameter "replp2p.crash_point" changed to "$point"/, $offset);
 	my $reached = $g->wait_until(sub {
 		fill_segment('a') if $fill;
-		$fill = 0;
+		attempt('a', "DELETE FROM u WHERE v = 'clash $clash'") if $free;
+		$fill = $free = 0;
 		push @written, write_on('a');
 		return -e marker($name, $point);
 	});
@@ -135,8 +156,12 @@ sub recovered
 		$bad += grep { $_ != 1 } values %count;
 	}
 	is($bad, 0, "$point: every transaction is there exactly once");
-	my @different = grep { my $t = $_; grep { $g->digest($_, $t) ne $g->digest('a', $t) } @names } 'once', 't', 'bulk';
+	my @different = grep { my $t = $_; grep { $g->digest($_, $t) ne $g->digest('a', $t) } @names } 'once', 't', 'bulk', 'u';
 	is("@different", '', "$point: all nodes are the same");
+	return unless $point =~ /^displaced/;
+	ok($g->eventually($_, 'SELECT count(*) = 0 FROM replp2p.displaced')
+		  && $g->eventually($_, "SELECT count(*) = $clash FROM u"), "$point: the displaced row is back on $_")
+	  foreach @names;
 }
 
 foreach my $point (sort grep { !/^join_/ } keys %points)
