@@ -31,6 +31,7 @@ my $g = Replp2p->group([ 'a', 'b' ], conf => "restart_after_crash = on\n", schem
 CREATE TABLE once (id int);
 CREATE TABLE t (id int PRIMARY KEY, v text);
 CREATE TABLE bulk (id int PRIMARY KEY, v text);
+CREATE TABLE claimed (id int PRIMARY KEY, v int UNIQUE);
 INSERT INTO t SELECT x, 'start' FROM generate_series(1, 50) x;
 SQL
 # without a key: what is applied twice is there twice
@@ -139,7 +140,7 @@ sub recovered
 	is("@different", '', "$point: all nodes are the same");
 }
 
-foreach my $point (sort grep { !/^join_/ } keys %points)
+foreach my $point (sort grep { !/^(join|displaced)_/ } keys %points)
 {
 	my ($part) = $point =~ /^([a-z]+)/;
 
@@ -151,6 +152,33 @@ foreach my $point (sort grep { !/^join_/ } keys %points)
 		recovered($point, 'a', 'b');
 		unlink marker($name, $point);
 	}
+}
+
+# a point while a displaced row comes back: it does, and the displaced one of another node does, too
+my $claimed = 0;
+foreach my $point (sort grep { /^displaced_/ } keys %points)
+{
+	my ($early, $late) = ($claimed + 1, $claimed + 2);
+	my $node = $g->node('b');
+	my $offset = -s $node->logfile;
+
+	$claimed += 2;
+	$g->sync;
+	$g->sql_all('SELECT replp2p.pause_apply()');
+	$g->sql('b', "INSERT INTO claimed VALUES ($early, $claimed)");
+	$g->sql('a', "INSERT INTO claimed VALUES ($late, $claimed)");
+	$g->sql_all('SELECT replp2p.resume_apply()');
+	$g->eventually($_, "SELECT count(*) = 1 FROM replp2p.displaced") foreach 'a', 'b';
+	$g->set('b', 'replp2p.crash_point', $point);
+	$node->wait_for_log(qr/parameter "replp2p.crash_point" changed to "$point"/, $offset);
+	$g->sql('a', "DELETE FROM claimed WHERE id = $late");
+	ok($g->wait_until(sub { -e marker('b', $point) }), "$point is reached");
+	$g->up('b');
+	$g->set('b', 'replp2p.crash_point', undef);
+	recovered($point, 'a', 'b');
+	$g->eventually($_, "SELECT string_agg(id::text, ',') = '$early' AND NOT EXISTS (SELECT FROM replp2p.displaced) FROM claimed WHERE v = $claimed") foreach 'a', 'b';
+	is($g->sql('a', "SELECT string_agg(claimed::text, ',' ORDER BY id) FROM claimed"),
+		$g->sql('b', "SELECT string_agg(claimed::text, ',' ORDER BY id) FROM claimed"), "$point: the row came back on both nodes");
 }
 
 # a point while joining: the join goes on by itself
