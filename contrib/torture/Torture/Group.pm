@@ -165,6 +165,33 @@ sub sync
 	}
 }
 
+# Is there a function or view of this name in this version of replp2p?
+sub offers
+{
+	my ($self, $name) = @_;
+	my ($first) = $self->clusters;
+	return $first->value("SELECT (SELECT count(*) FROM pg_proc WHERE proname = '$name' AND pronamespace = 'replp2p'::regnamespace)"
+		. " + (SELECT count(*) FROM pg_class WHERE relname = '$name' AND relnamespace = 'replp2p'::regnamespace)");
+}
+
+# Wait until changes of handlers and merges are in force everywhere.
+sub settle_handlers
+{
+	my ($self) = @_;
+	my $deadline = time + 60;
+
+	return unless $self->offers('handler_changes');
+	$self->sync(60);
+	foreach my $cluster ($self->clusters)
+	{
+		until ($cluster->value('SELECT coalesce(bool_and(settled), true) FROM replp2p.handler_changes') eq 't')
+		{
+			die 'changes of handlers do not settle on ' . $cluster->name . "\n" if time > $deadline;
+			sleep 0.1;
+		}
+	}
+}
+
 # The value of a query on a node that may be starting.
 sub insist
 {

@@ -20,22 +20,30 @@ use constant NEAR => 65536;		# the end: bytes that no peer has trimmed yet
 sub name { 'damage' }
 sub rest { 8 }
 
+# What happens to a file of this size. In place, and as much of it as there is room for: the
+# file system may be full.
 my %DAMAGE = (
-	junk => sub { my ($bytes) = @_; return $bytes . (rand() < 0.5 ? substr($bytes, 0, 150) : "\0" x (1 + int(rand(5000)))) },
-	lost => sub { my ($bytes) = @_; return substr($bytes, 0, place($bytes)) },
+	junk => sub {
+		my ($file, $size) = @_;
+		sysread $file, my $bytes, 150;
+		sysseek $file, 0, 2;
+		syswrite $file, rand() < 0.5 ? $bytes : "\0" x (1 + int(rand(5000)));
+	},
+	lost => sub { my ($file, $size) = @_; truncate $file, place($size) },
 	flip => sub {
-		my ($bytes) = @_;
-		my $at = place($bytes);
-		substr($bytes, $at, 1) = chr(ord(substr($bytes, $at, 1)) ^ 1 << int(rand(8)));
-		return $bytes;
+		my ($file, $size) = @_;
+		my $at = place($size);
+		sysseek $file, $at, 0;
+		sysread $file, my $byte, 1;
+		sysseek $file, $at, 0;
+		syswrite $file, chr(ord($byte) ^ 1 << int(rand(8)));
 	});
 
-# A place near the end of these bytes.
+# A place near the end of a file of this size.
 sub place
 {
-	my ($bytes) = @_;
-	my $near = length $bytes < NEAR ? length $bytes : NEAR;
-	return length($bytes) - 1 - int(rand($near));
+	my ($size) = @_;
+	return $size - 1 - int(rand($size < NEAR ? $size : NEAR));
 }
 
 sub fault
@@ -62,12 +70,9 @@ sub damage
 	my ($last) = reverse sort grep { m{/[0-9a-f]{16}\.[0-9a-f]{8}$} } glob "$folder{$origin}/*";
 
 	return 0 unless $last && -s $last;
-	open my $in, '<:raw', $last or die "$last: $!\n";
-	my $bytes = do { local $/; <$in> };
-	open my $out, '>:raw', $last or die "$last: $!\n";
-	print $out $DAMAGE{$kind}->($bytes);
-	close $out or die "$last: $!\n";
-	return 1;
+	open my $file, '+<:raw', $last or die "$last: $!\n";
+	$DAMAGE{$kind}->($file, -s $last);
+	return close $file;
 }
 
 1;

@@ -33,10 +33,9 @@ sub prepare
 	my ($self, $group) = @_;
 	my ($first) = $group->clusters;
 
-	$self->{counters} = $first->value("SELECT count(*) FROM pg_proc WHERE proname = 'set_column_merge'");
-	return unless $self->{counters};
+	$self->{counters} = $group->offers('set_column_merge') or return;
 	$first->query("SELECT replp2p.set_column_merge('account', 'balance', 'counter')");
-	$group->sync(60);
+	$group->settle_handlers;
 }
 
 sub step
