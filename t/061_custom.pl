@@ -159,23 +159,6 @@ subtest 'deletes' => sub {
 
 # On b the row is gone, and stays so by what f makes of b's delete and a's 'gone'; the change hangs
 # on another row that is locked. Meanwhile a client on b inserts the key again: neither sees the other.
-subtest 'a local insert that races with a verdict of no row' => sub {
-	start(2);
-	my $gone = $id - 1;
-	blind([ 'b', "DELETE FROM t WHERE id = $gone" ],
-		[ 'a', "BEGIN; UPDATE t SET v = 'gone' WHERE id = $gone; UPDATE t SET v = 'hangs' WHERE id = $id; COMMIT" ]);
-	$g->sql('b', "BEGIN; SELECT FROM t WHERE id = $id FOR UPDATE; PREPARE TRANSACTION 'holds'");
-	$g->sql('b', 'SELECT replp2p.resume_apply()');
-	ok($g->eventually('b', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'replp2p apply' AND wait_event_type = 'Lock'"),
-		'apply waits for the other row');
-	$g->sql('b', "INSERT INTO t VALUES ($gone, 'back')");
-	$g->sql('b', "ROLLBACK PREPARED 'holds'");
-	$g->sql_all('SELECT replp2p.resume_apply()');
-	$g->sync;
-	ok($g->eventually('b', "SELECT v = '(gone>back)' FROM t WHERE id = $gone"), 'the row is folded again');
-	$g->same('t');
-};
-
 subtest 'an error that f raises: the winner stands' => sub {
 	start();
 	cross([ 'a', "UPDATE t SET v = 'a' WHERE id = $id" ], [ 'b', "UPDATE t SET v = 'raise' WHERE id = $id" ],

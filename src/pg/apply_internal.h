@@ -108,6 +108,8 @@ bool		rp_row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out
 void		rp_row_build(RpOpenRelation *open, TupleTableSlot *base);
 /* Insert store; false: a live row claims one of its unique values, and nothing is left behind. */
 bool		rp_row_insert(RpOpenRelation *open);
+/* Keep a key without a row from being inserted until the transaction ends; false: there is a row by now. Uses store. */
+bool		rp_row_claim(RpOpenRelation *open, TupleTableSlot *key);
 /* Insert store into a table without a key. */
 void		rp_row_insert_anyway(RpOpenRelation *open);
 /* Overwrite the locked row in open->local by store; false: a live row may claim one of its unique values. */

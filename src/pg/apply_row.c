@@ -203,6 +203,54 @@ rp_row_insert(RpOpenRelation *open)
 	return !clash;
 }
 
+/*
+ * Keep a key that has no row from being inserted by anybody else until this transaction has
+ * ended; false: a live row of that key appeared meanwhile. A row of nothing but the key is inserted,
+ * with an entry in the index of the key alone, and removed again: whoever inserts that key waits
+ * for us, as he finds it in work.
+ */
+bool
+rp_row_claim(RpOpenRelation *open, TupleTableSlot *key)
+{
+	RpRelationMap *map = open->map;
+	ResultRelInfo only_key = *open->result;
+	TupleTableSlot *store = open->store;
+	bool		clash = false;
+	uint32		token;
+	CommandId	cid = GetCurrentCommandId(true);
+
+	for (int i = 0; i < open->result->ri_NumIndices; i++)
+	{
+		if (RelationGetRelid(open->result->ri_IndexRelationDescs[i]) != map->key_index)
+			continue;
+		only_key.ri_NumIndices = 1;
+		only_key.ri_IndexRelationDescs = &open->result->ri_IndexRelationDescs[i];
+		only_key.ri_IndexRelationInfo = &open->result->ri_IndexRelationInfo[i];
+	}
+	ExecClearTuple(store);
+	memset(store->tts_isnull, true, sizeof(bool) * map->natts);
+	for (int k = 0; k < map->nkeys; k++)
+	{
+		store->tts_values[map->key_attnos[k]] = key->tts_values[map->key_attnos[k]];
+		store->tts_isnull[map->key_attnos[k]] = key->tts_isnull[map->key_attnos[k]];
+	}
+	ExecStoreVirtualTuple(store);
+	store->tts_tableOid = RelationGetRelid(open->rel);
+	open->estate->es_output_cid = cid;
+	token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
+	table_tuple_insert_speculative(open->rel, store, cid, 0, NULL, token);
+	(void) ExecInsertIndexTuples(&only_key, store, open->estate, false, true, &clash,
+								 list_make1_oid(map->key_index));
+	table_tuple_complete_speculative(open->rel, store, token, !clash);
+	SpeculativeInsertionLockRelease(GetCurrentTransactionId());
+	if (clash)
+		return false;
+	CommandCounterIncrement();
+	rp_row_delete(open, store);
+	CommandCounterIncrement();
+	return true;
+}
+
 /* Insert store into a table without a key. */
 void
 rp_row_insert_anyway(RpOpenRelation *open)

@@ -24,9 +24,9 @@
  *	     row is built and stored if it differs from what is here.
  *	  3  After an insert, as for any table, undecoded local deletes are waited
  *	     for. If the set has got something from it, the key is judged again.
- *
- * A local write that raced with an insert of ours, or with a verdict "no row",
- * is not seen by this: tracked_follow.c looks at such a key again.
+ *	     A verdict "no row" is no less: where it may hang on more than the winner, the
+ *	     key is held until our commit, so that no client inserts it meanwhile
+ *	     and neither of us sees the other (rp_row_claim).
  *
  * Called by apply_change.c as the table's owner.
  */
@@ -47,10 +47,15 @@ static void newcomer_add(RpApplyTransaction *txn, RpTrackedKey *t, P2pOp op);
 static void newcomer_find(RpTrackedKey *t, const P2pKeyVersion *version);
 static void judge(RpTrackedKey *t);
 static bool store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted);
+static bool absence_matters(RpTrackedKey *t);
+static bool hold_absent(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted);
+static bool obeys_counter(RpTrackedKey *t, const P2pKeyVersion *version);
 static bool image_is_here(RpTrackedKey *t);
 static TupleTableSlot *image_to_slot(const RpImage *image, TupleTableSlot *slot);
 static bool set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t);
 static void conflict_note(RpApplyTransaction *txn, RpTrackedKey *t, const RpImage *before, P2pOp op);
+static void truncate_absent_key(RpApplyTransaction *txn, RpOpenRelation *open, RpKeyHash hash,
+								const P2pKeyVersion *version);
 static void truncate_key(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row,
 						 const P2pKeyVersion *version);
 
@@ -184,7 +189,7 @@ judge(RpTrackedKey *t)
 		return;
 
 	handler = rp_handler_of_epoch(t->handlers, &t->winner->epoch);
-	if (handler && handler->kind == RP_CUSTOM && t->nstanding > 1)
+	if (handler && handler->kind == RP_CUSTOM && t->nstanding > 1 && !obeys_counter(t, t->winner))
 	{
 		RpImage    *result;
 
@@ -234,6 +239,55 @@ rp_tracked_image(RpTrackedKey *t, const P2pKeyVersion *version)
 	return t->images[i];
 }
 
+/*
+ * Does version have a counter in its row? A function that can take the row away would take what was
+ * counted with it, depending on the order of arrival: so beside a counter it is not asked. Both are
+ * refused together; they can meet where two nodes set one each at the same time.
+ */
+static bool
+obeys_counter(RpTrackedKey *t, const P2pKeyVersion *version)
+{
+	for (int m = 0; m < t->handlers->nmerges; m++)
+	{
+		if (t->handlers->merges[m].kind == RP_MERGE_COUNTER &&
+			rp_merge_is_seen(&t->handlers->merges[m], version))
+			return true;
+	}
+	return false;
+}
+
+/* Can what becomes of the key hang on a version that lost? */
+static bool
+absence_matters(RpTrackedKey *t)
+{
+	for (int i = 0; i < t->handlers->nchanges; i++)
+	{
+		if (t->handlers->changes[i].kind == RP_CUSTOM)
+			return true;
+	}
+	for (int m = 0; m < t->handlers->nmerges; m++)
+	{
+		if (t->handlers->merges[m].kind == RP_MERGE_MAX || t->handlers->merges[m].kind == RP_MERGE_MIN)
+			return true;
+	}
+	return false;
+}
+
+/* No row must be here, and none is: keep it so until our commit; false: there is one by now. */
+static bool
+hold_absent(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted)
+{
+	if (t->is_displaced)
+		rp_displaced_drop(txn, t->open, t->key);
+	if (t->held || t->newcomer < 0 || !absence_matters(t))
+		return true;
+	if (!rp_row_claim(t->open, t->key))
+		return false;
+	t->held = true;
+	*inserted = true;
+	return true;
+}
+
 /* Is what must be here, here? */
 static bool
 image_is_here(RpTrackedKey *t)
@@ -272,7 +326,8 @@ image_to_slot(const RpImage *image, TupleTableSlot *slot)
 }
 
 /*
- * Have t->row stand here. *inserted: there was no row; false: there is one by now, look again.
+ * Have t->row stand here. *inserted: there was no row, and we keep others from making one; false:
+ * there is one by now, look again.
  *
  * Written even if it has the same values: a change that wins, so that the row's xmin says its
  * version should the table cease to be tracked; and what several versions were made into, so
@@ -287,17 +342,15 @@ store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted)
 	*inserted = false;
 	if (t->winner == NULL || t->hands_off)
 		return true;
-	if (image_is_here(t) &&
-		(t->row == NULL || (!t->rewrite && t->winner - t->set->versions != t->newcomer)))
-		return true;
+	if (t->row == NULL && !t->row_exists)
+		return hold_absent(txn, t, inserted);
 	if (t->row == NULL)
 	{
-		if (t->row_exists)
-			rp_unique_delete(txn, open);
-		else
-			rp_displaced_drop(txn, open, t->key);
+		rp_unique_delete(txn, open);
 		return true;
 	}
+	if (image_is_here(t) && !t->rewrite && t->winner - t->set->versions != t->newcomer)
+		return true;
 	version = rp_tracked_slot_version(t->node, t->winner);
 	(void) image_to_slot(t->row, open->store);
 	if (rp_unique_store(txn, open, t->row_exists, &version) == RP_STORE_AGAIN)
@@ -307,7 +360,7 @@ store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted)
 }
 
 /*
- * Our row is stored where there was none: nobody else can have a live row of that key, but any
+ * Our row is stored where there was none, or the key is held: nobody else can have a live row of that key, but any
  * that was there may have been deleted without our knowing. Have the set know it; true if it has
  * got anything from it, and the key is to be judged again.
  */
@@ -364,6 +417,8 @@ rp_tracked_truncate(RpApplyTransaction *txn, RpOpenRelation *open)
 {
 	P2pKeyVersion version = version_of_change(txn, P2P_OP_DELETE);
 	TupleTableSlot *row = table_slot_create(open->rel, NULL);
+	RpKeyHash  *keys;
+	int			nkeys;
 	Snapshot	snapshot;
 	TableScanDesc scan;
 	Oid			save_user;
@@ -372,7 +427,7 @@ rp_tracked_truncate(RpApplyTransaction *txn, RpOpenRelation *open)
 	rp_keysets_follow_own();
 	rp_keysets_truncate(open->map->relid, &version, txn->deps);
 	rp_siblings_forget_table(open->map->relid);
-	rp_keysets_touch_contested(open->map->relid);	/* those without a row: tracked_follow.c */
+	rp_keysets_touch_contested(open->map->relid);	/* for the siblings of those without a row */
 	GetUserIdAndSecContext(&save_user, &save_sec);
 	SetUserIdAndSecContext(open->map->owner, save_sec | SECURITY_RESTRICTED_OPERATION);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -385,6 +440,9 @@ rp_tracked_truncate(RpApplyTransaction *txn, RpOpenRelation *open)
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	ExecDropSingleTupleTableSlot(row);
+	keys = rp_keysets_contested(open->map->relid, &nkeys);
+	for (int i = 0; i < nkeys; i++)
+		truncate_absent_key(txn, open, keys[i], &version);
 	SetUserIdAndSecContext(save_user, save_sec);
 }
 
@@ -404,6 +462,31 @@ truncate_key(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row,
 		elog(ERROR, "a row appeared in a table that is locked");
 	rp_siblings_show(&t);
 	CommandCounterIncrement();
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(txn->change_context);
+}
+
+/* Judge a key of which several versions stand, if it has no row: a custom function may want one now. */
+static void
+truncate_absent_key(RpApplyTransaction *txn, RpOpenRelation *open, RpKeyHash hash,
+					const P2pKeyVersion *version)
+{
+	RpTrackedKey t = {.node = txn->node, .open = open, .hash = hash};
+	MemoryContext old = MemoryContextSwitchTo(txn->change_context);
+	TupleTableSlot *key = MakeSingleTupleTableSlot(RelationGetDescr(open->rel), &TTSOpsVirtual);
+
+	t.handlers = rp_handlers_of(open->map->relid);
+	t.set = rp_keyset_of(open->map->relid, hash);
+	if (rp_tracked_key_values(&t, key))
+	{
+		t.key = key;
+		rp_tracked_look(txn, &t);
+		newcomer_find(&t, version);
+		if (!t.row_exists && !rp_tracked_settle(txn, &t))
+			elog(ERROR, "a row appeared in a table that is locked");
+		CommandCounterIncrement();
+	}
+	ExecDropSingleTupleTableSlot(key);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(txn->change_context);
 }

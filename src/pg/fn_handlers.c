@@ -51,6 +51,7 @@ static RpNode *node_active_required(void);
 static Relation table_required(Oid relid, LOCKMODE mode);
 static void function_required(Oid function, Relation rel);
 static AttrNumber column_required(Relation rel, const char *column, RpMergeKind merge);
+static void pair_refuse(Oid relid, const RpHandlerRow *row);
 static bool change_make(RpNode *node, RpHandlerRow *row, Oid relid, AttrNumber attno);
 
 /* SQL: set_conflict_handler(relation regclass, handler text, handler_function regprocedure). */
@@ -370,6 +371,29 @@ change_publish(RpHandlerRow *row, Oid relid)
 	}
 }
 
+/*
+ * ERROR if a table would have a counter and handler custom: a function may take a row away, and
+ * what was counted with it, depending on the order in which changes arrive.
+ */
+static void
+pair_refuse(Oid relid, const RpHandlerRow *row)
+{
+	RpArg		args[] = {rp_arg_oid(relid)};
+	bool		is_custom = strcmp(row->setting, "custom") == 0;
+
+	if (!is_custom && strcmp(row->setting, "counter") != 0)
+		return;
+	rp_catalog_run("SELECT t.handler = 'custom', EXISTS (SELECT FROM jsonb_each_text(t.merges) m WHERE m.value = 'counter')"
+				   " FROM replp2p.tables t WHERE t.relation = $1", SPI_OK_SELECT, args, 1);
+	if (SPI_processed != 1 || !DatumGetBool(rp_column(0, is_custom ? 2 : 1)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 is_custom ? errmsg("table \"%s\" has a counter, which handler custom cannot have", get_rel_name(relid))
+			 : errmsg("table \"%s\" has handler custom, which cannot have a counter", get_rel_name(relid)),
+			 errhint("Use handler vector_clock or last_writer_wins beside counters.")));
+}
+
 /* Make a change of a table that is locked; false: it holds already, and nothing is done. */
 static bool
 change_make(RpNode *node, RpHandlerRow *row, Oid relid, AttrNumber attno)
@@ -383,6 +407,7 @@ change_make(RpNode *node, RpHandlerRow *row, Oid relid, AttrNumber attno)
 	news = !change_is_in_force(node, row, relid, attno);
 	if (news)
 	{
+		pair_refuse(relid, row);
 		change_publish(row, relid);
 		(void) rp_handler_entry_add(node, row, relid, attno, NULL);
 		if (attno > 0 && rp_merge_kind_by_name(row->setting, &merge) &&

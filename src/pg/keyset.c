@@ -310,6 +310,33 @@ rp_keysets_touch_contested(Oid relid)
 	}
 }
 
+RpKeyHash *
+rp_keysets_contested(Oid relid, int *count)
+{
+	KeyTable   *table = hash_search(tables, &relid, HASH_FIND, NULL);
+	RpKeyHash  *keys = NULL;
+	dlist_iter	iter;
+	int			max = 0;
+
+	*count = 0;
+	if (table == NULL)
+		return NULL;
+	dlist_foreach(iter, &table->sets)
+	{
+		KeyEntry   *entry = dlist_container(KeyEntry, in_table, iter.cur);
+
+		if (!rp_version_set_is_contested(&entry->versions))
+			continue;
+		if (*count == max)
+		{
+			max = Max(64, max * 2);
+			keys = keys == NULL ? palloc_array(RpKeyHash, max) : repalloc_array(keys, RpKeyHash, max);
+		}
+		keys[(*count)++] = entry->key;
+	}
+	return keys;
+}
+
 void
 rp_keyset_touch(Oid relid, RpKeyHash key)
 {

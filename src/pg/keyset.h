@@ -82,6 +82,8 @@ void		rp_keyset_touch(Oid relid, RpKeyHash key);
 /* siblings.c: may something be shown of the key? Touch all such keys of a table. */
 bool		rp_siblings_may_be(Oid relid, RpKeyHash key);
 void		rp_siblings_touch_table(Oid relid);
+/* The keys of a table of which more than one version stands, palloc'd. */
+RpKeyHash  *rp_keysets_contested(Oid relid, int *count);
 /* Touch the contested keys of a table (all tables, InvalidOid). */
 void		rp_keysets_touch_contested(Oid relid);
 

@@ -35,6 +35,7 @@ typedef struct RpTrackedKey
 	RpImage    *here;			/* the row that is here, in either place, before newcomer came; NULL: none */
 	int64		newcomer;		/* index in set of the version being applied; -1: none */
 	bool		hands_off;		/* the row is right; only who stands is asked */
+	bool		held;			/* there is no row, and nobody else can insert one before our commit */
 	RpImage   **images;			/* by index in set; filled by rp_tracked_image */
 
 	/* rp_tracked_settle: what the set comes to */
@@ -53,6 +54,8 @@ RpImage    *rp_tracked_image(RpTrackedKey *t, const P2pKeyVersion *version);
 void		rp_tracked_look(RpApplyTransaction *txn, RpTrackedKey *t);
 /* Judge the set and have what it comes to stand here; false: somebody inserted the key meanwhile, look again. */
 bool		rp_tracked_settle(RpApplyTransaction *txn, RpTrackedKey *t);
+/* tracked_follow.c: the key's values, read from a version of the set that stored a row; false: there is none. */
+bool		rp_tracked_key_values(RpTrackedKey *t, TupleTableSlot *key);
 /* A copy in CurrentMemoryContext of a slot's columns; of an image (values themselves are shared). */
 RpImage    *rp_image_of_slot(TupleTableSlot *slot);
 RpImage    *rp_image_copy(const RpImage *image, int natts);

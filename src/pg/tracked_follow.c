@@ -45,7 +45,6 @@ static bool follow_one(RpNode *node);
 static void key_follow(RpApplyTransaction *txn, Oid relid, RpKeyHash hash);
 static void row_follow(RpApplyTransaction *txn, RpTrackedKey *t);
 static bool row_is_raw(RpTrackedKey *t);
-static bool key_values_find(RpTrackedKey *t, TupleTableSlot *key);
 static void failed(RpNode *node);
 
 bool
@@ -148,8 +147,8 @@ key_follow(RpApplyTransaction *txn, Oid relid, RpKeyHash hash)
 
 /*
  * Fold the row again if a client's own row stands where several versions should; show what is
- * left of its siblings. A row that is not there is nothing to be made again: who deletes has
- * the greatest version, or waits for the lock.
+ * left of its siblings. A row that is not there is nothing to be made again: apply holds a key without a
+ * row until its commit, so whoever writes it later has seen, and covers, what was judged.
  */
 static void
 row_follow(RpApplyTransaction *txn, RpTrackedKey *t)
@@ -158,7 +157,7 @@ row_follow(RpApplyTransaction *txn, RpTrackedKey *t)
 	TupleTableSlot *key = MakeSingleTupleTableSlot(RelationGetDescr(open->rel), &TTSOpsVirtual);
 
 	t->set = rp_keyset_of(open->map->relid, t->hash);
-	if (key_values_find(t, key))
+	if (rp_tracked_key_values(t, key))
 	{
 		t->key = key;
 		do
@@ -201,8 +200,8 @@ row_is_raw(RpTrackedKey *t)
  * Read the key's values from a version that stored a row and is in the log for sure; false: all
  * are deletes or stable, and there is nothing to do.
  */
-static bool
-key_values_find(RpTrackedKey *t, TupleTableSlot *key)
+bool
+rp_tracked_key_values(RpTrackedKey *t, TupleTableSlot *key)
 {
 	for (uint32 i = t->set->count; i-- > 0;)
 	{
