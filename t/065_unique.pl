@@ -219,7 +219,8 @@ foreach my $name (@nodes)
 	my $n = 0;
 	ok($g->wait_until(sub {
 			$g->sql('a', 'INSERT INTO tick VALUES (1)') if $name eq 'a' && $n++ % 20 == 0;
-			return $oldest->() gt $before }), "$name has forgotten the versions");
+			return $oldest->() gt $before }), "$name has forgotten the versions")
+	  or diag($g->sql($name, 'SELECT * FROM replp2p.stat_log; SELECT origin, state, applied_seq FROM replp2p.stat_lag; SELECT * FROM replp2p.health()'), join(' ', slurp_dir($folder)), $g->sql($name, 'SELECT pg_current_xact_id()'));
 }
 $g->sql('c', "INSERT INTO t VALUES (3, 3, 3, 'w')");
 ends('they stay as they are', '2y 3w', '1x<2');

@@ -86,6 +86,7 @@ static void row_confirm(RpApplyTransaction *txn, RpOpenRelation *open);
 static void table_end(Walk *walk);
 static void seqs_read(uint64 *seqs);
 static void seqs_publish(RpDisplaced displaced, const uint64 *seqs);
+static void others_publish(void);
 static void transaction_begin(RpApplyTransaction *txn);
 static void owner_become(RpOpenRelation *open);
 static void transaction_end(void);
@@ -108,8 +109,13 @@ rp_displaced_follow_up(RpNode *node)
 		due_us = 0;
 		return false;
 	}
-	if (start < due_us || (!rp_displaced_any_dirty() && !own_log_is_new()))
+	if (start < due_us)
 		return false;
+	if (!rp_displaced_any_dirty() && !own_log_is_new())
+	{
+		others_publish();
+		return false;
+	}
 	due_us = 0;
 	if (follow_context == NULL)
 		follow_context = AllocSetContextCreate(TopMemoryContext, "replp2p displaced rows",
@@ -421,6 +427,16 @@ seqs_publish(RpDisplaced displaced, const uint64 *seqs)
 	our_node->displaced = displaced;
 	for (int slot = 0; slot < RP_MAX_MEMBERS; slot++)
 		our_node->members[slot].rechecked_seq = seqs ? seqs[slot] : 0;
+	SpinLockRelease(&our_node->vector_lock);
+}
+
+/* Nothing was changed that displaced rows hang on: what was applied of others meanwhile needs no walk. */
+static void
+others_publish(void)
+{
+	SpinLockAcquire(&our_node->vector_lock);
+	for (int slot = RP_SELF + 1; slot < our_node->nmembers; slot++)
+		our_node->members[slot].rechecked_seq = our_node->members[slot].applied_seq;
 	SpinLockRelease(&our_node->vector_lock);
 }
 
