@@ -47,6 +47,7 @@ struct RpLogPass
 	bool		positioned;		/* the log reader stands somewhere */
 	bool		enough;			/* the visitor has said so */
 	uint64		seq;			/* read whole up to */
+	uint64		until_seq;		/* visit nothing behind it, though its batch may go on */
 	uint64		only_seq;		/* visit this transaction only; 0 = all */
 	RpPassItem	item;			/* version and number go on from one to the next */
 	RpLogReader *log;
@@ -59,6 +60,7 @@ struct RpLogPass
 	MemoryContext item_context;
 };
 
+static uint64 stored_seq(RpNode *node, int slot);
 static RpLogPass *pass_create(RpNode *node, int slot, uint64 after_seq, RpPassVisit visit,
 							  void *arg);
 static bool pass_seek_oldest(RpLogPass *pass);
@@ -79,8 +81,11 @@ rp_log_pass(RpNode *node, int slot, uint64 after_seq, uint64 limit_seq, RpPassVi
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "replp2p log pass",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	uint64		seq = rp_pass_run(rp_pass_begin(node, slot, after_seq, visit, arg), limit_seq);
+	RpLogPass  *pass = rp_pass_begin(node, slot, after_seq, visit, arg);
+	uint64		seq;
 
+	pass->until_seq = limit_seq;
+	seq = rp_pass_run(pass, Max(limit_seq, stored_seq(node, slot)));
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return seq;
@@ -93,12 +98,10 @@ rp_log_pass_one(RpNode *node, int slot, uint64 seq, RpPassVisit visit, void *arg
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	RpLogPass  *pass = pass_create(node, slot, seq - 1, visit, arg);
-	uint64		stored;
+	uint64		stored = stored_seq(node, slot);
 	bool		there;
 
-	SpinLockAcquire(&node->vector_lock);
-	stored = node->members[slot].stored_seq;
-	SpinLockRelease(&node->vector_lock);
+	pass->until_seq = seq;
 	pass->only_seq = seq;
 	pass->positioned = stored >= seq && rp_log_seek(pass->log, seq - 1, 0, false);
 	there = pass->positioned;
@@ -107,6 +110,18 @@ rp_log_pass_one(RpNode *node, int slot, uint64 seq, RpPassVisit visit, void *arg
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return there;
+}
+
+/* What the log of a member holds, durably and in whole batches: how far a reader may go. */
+static uint64
+stored_seq(RpNode *node, int slot)
+{
+	uint64		stored;
+
+	SpinLockAcquire(&node->vector_lock);
+	stored = node->members[slot].stored_seq;
+	SpinLockRelease(&node->vector_lock);
+	return stored;
 }
 
 RpLogPass *
@@ -137,6 +152,7 @@ pass_create(RpNode *node, int slot, uint64 after_seq, RpPassVisit visit, void *a
 	pass->visit = visit;
 	pass->arg = arg;
 	pass->seq = after_seq;
+	pass->until_seq = PG_UINT64_MAX;
 	pass->tables = palloc_array(RpPassTable *, P2P_MAX_BODY_RELATIONS);
 	pass->reader_memory = palloc(p2p_body_reader_memory());
 	pass->body_context = AllocSetContextCreate(CurrentMemoryContext, "replp2p log pass body",
@@ -175,16 +191,19 @@ rp_pass_run(RpLogPass *pass, uint64 limit_seq)
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("change log of node \"%s\" cannot be read after seq " UINT64_FORMAT ": %s",
 						pass->node->members[pass->slot].name, pass->seq, p2p_status_text(status))));
-	return pass->seq;
+	return Min(pass->seq, pass->until_seq);
 }
 
-/* Visit batch after batch; P2P_END at the limit, or when the visitor has enough. */
+/*
+ * Visit batch after batch. A reader takes a batch only as a whole, so limit_seq is where the
+ * log ends and not where the visits do. P2P_END at either, or when the visitor has enough.
+ */
 static P2pStatus
 pass_batches(RpLogPass *pass, uint64 limit_seq)
 {
 	MemoryContext old = CurrentMemoryContext;
 
-	while (!pass->enough && (pass->only_seq == 0 || pass->seq < pass->only_seq))
+	while (!pass->enough && pass->seq < pass->until_seq)
 	{
 		P2pBlock	bytes;
 		P2pBlock	body;
@@ -266,7 +285,7 @@ pass_change(RpLogPass *pass)
 	P2pItem    *raw = &pass->raw;
 
 	item->number++;
-	if (item->version.seq <= pass->seq ||
+	if (item->version.seq <= pass->seq || item->version.seq > pass->until_seq ||
 		(pass->only_seq != 0 && item->version.seq != pass->only_seq))
 		return;
 	item->tag = raw->tag;
