@@ -35,7 +35,10 @@
  * something in memory is lost (exhaustive_node.c).
  *
  * With `claims`, apply holds a key that has no row as it holds a row, and waits for
- * local deletes before it judges: then there is nothing to follow up.
+ * local deletes before it judges: then there is nothing to follow up. So does the
+ * server where a verdict may hang on more than the winner (custom functions, max,
+ * min); without, a row is folded again after a local write, and that is right only
+ * if nobody ever forgets which keys are left to be folded.
  *
  * Exit status: 0 all is right (with plants: each was found), 1 it is not, with the
  * history, 2 usage.
