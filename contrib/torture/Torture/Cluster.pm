@@ -102,12 +102,31 @@ sub run
 	return $? == 0;
 }
 
-# Start it and wait until it takes connections; did it?
+# Start it and wait until it takes connections; did it? Not by "pg_ctl -w", which compares times of
+# day, and waits in vain if the server's clock steps back meanwhile.
 sub start
 {
 	my ($self) = @_;
-	return $self->run("$self->{bin}/pg_ctl", '-D', $self->{data}, '-l', $self->{log}, '-w', '-t', 60,
-		'-s', 'start');
+	my $begun = time;
+
+	$self->run("$self->{bin}/pg_ctl", '-D', $self->{data}, '-l', $self->{log}, '-W', '-s', 'start')
+		or return 0;
+	until ($self->is_ready)
+	{
+		# at first it does not work in its folder yet
+		return 0 if time > $begun + 60 || (time > $begun + 5 && !$self->processes);
+		sleep 0.05;
+	}
+	return 1;
+}
+
+# Does it take connections, as its postmaster says?
+sub is_ready
+{
+	my ($self) = @_;
+	open my $file, '<', "$self->{data}/postmaster.pid" or return 0;
+	my @lines = <$file>;
+	return defined $self->postmaster && ($lines[7] // '') =~ /^ready/;
 }
 
 # Start it though whatever ran before died a violent death; dies if it does not come up.
