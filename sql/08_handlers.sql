@@ -74,7 +74,9 @@ CREATE FUNCTION shop.moody(older shop.item, newer shop.item, replp2p.conflict) R
 	LANGUAGE sql STABLE AS 'SELECT newer';
 SELECT replp2p.set_conflict_handler('shop.item', 'custom', 'shop.moody(shop.item, shop.item, replp2p.conflict)');
 
--- merges
+-- merges; a function and a counter exclude one another
+SELECT replp2p.set_column_merge('shop.item', 'stock', 'counter');
+SELECT replp2p.set_conflict_handler('shop.item', 'vector_clock');
 SELECT replp2p.set_column_merge('shop.item', 'stock', 'counter');
 SELECT relreplident FROM pg_class WHERE oid = 'shop.item'::regclass;
 SELECT replp2p.set_column_merge('shop.item', 'stock', 'counter');

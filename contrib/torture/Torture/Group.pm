@@ -184,7 +184,7 @@ sub settle_handlers
 	$self->sync(60);
 	foreach my $cluster ($self->clusters)
 	{
-		until ($cluster->value('SELECT (SELECT count(*) FROM replp2p.table_handlers WHERE settled) >= (SELECT count(*) FROM replp2p.handler_changes)') eq 't')
+		until ($cluster->value('SELECT (SELECT count(*) FROM replp2p.get_table_handlers() WHERE settled) >= (SELECT count(*) FROM replp2p.handler_changes)') eq 't')
 		{
 			die 'changes of handlers do not settle on ' . $cluster->name . "\n" if time > $deadline;
 			sleep 0.1;
