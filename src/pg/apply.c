@@ -269,8 +269,9 @@ indexes_load(void)
 	own_oldest = node->members[RP_SELF].oldest_seq;
 	SpinLockRelease(&node->vector_lock);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	rp_displaced_load(node);
+	/* in the order of our tables, in which DROP EXTENSION locks them */
 	rp_siblings_load();
+	rp_displaced_load(node);
 	for (int slot = 1; slot < node->nmembers; slot++)
 	{
 		uint64		required;
