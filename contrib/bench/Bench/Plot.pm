@@ -1,0 +1,1 @@
+package Bench::Plot; sub write {} 1;

@@ -1,0 +1,1 @@
+package Bench::Profile; sub run {} 1;
