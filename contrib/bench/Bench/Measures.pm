@@ -220,6 +220,7 @@ sub drains
 			my ($seconds, $began, $watch) = drain($group, @{ $backlog{$what} }, $way);
 			$found->($name, '', 'tx/s', $count / $seconds);
 			$found->("$name, until the first", '', 's', $began);
+			$found->("$name, from the first", '', 'tx/s', $count / ($seconds - $began));
 			report_cpu($found, "$name, receiver cpu", 'us/tx', $watch->cpu($group->{receivers}[0]{name}), $count);
 			report_cpu($found, "$name, origin cpu", 'us/tx', $watch->cpu($group->{origin}{name}), $count);
 		}
@@ -287,7 +288,7 @@ sub join_data
 {
 	my ($cluster, $mb) = @_;
 	# bytes of a row with its share of all indexes, as measured: see README.md
-	my $rows = int($mb * 1024 * 1024 / 260);
+	my $rows = int($mb * 1024 * 1024 / 212);
 
 	$cluster->sql(<<"SQL");
 CREATE TABLE orders (id bigint PRIMARY KEY, customer int, placed timestamp, note text);
