@@ -192,7 +192,7 @@ leave_if_stopped(RpNode *node)
 	if (node != NULL && rp_workers_are_stopped(node))
 		ereport(FATAL,
 				(errcode(ERRCODE_ADMIN_SHUTDOWN),
-				 errmsg("terminating a peer's connection because its database is being dropped, renamed or copied")));
+				 errmsg("terminating a peer's connection because its database or extension is being dropped, renamed or copied")));
 }
 
 /* Give the connection up if the server is in a smart shutdown, which waits for its clients. */
