@@ -286,5 +286,5 @@ foreach my $count (@peers)
 	print STDERR sprintf("with %d receivers each has %d MB of shared buffers instead of 512\n", $count, buffers_mb($count));
 }
 round_run($_) foreach 1 .. $rounds;
-$report->print_table(\@systems, $rounds);
+$report->print_table(\@systems);
 Bench::Plot::write("$option{work}/result.svg", $report, \@systems);

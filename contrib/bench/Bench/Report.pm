@@ -31,6 +31,11 @@ sub read
 	{
 		chomp $line;
 		my @fields = map { s/^"|"$//gr } $line =~ /("[^"]*"|[^,]*)(?:,|$)/g;
+		if ($fields[0] eq 'failed')
+		{
+			push @{ $self->{failures} }, "$fields[1], $fields[3], $fields[4] receivers, round $fields[5]: $fields[6]";
+			next;
+		}
 		push @{ $self->{values} }, [ @fields[ 0 .. 6 ] ];
 	}
 	return $self;
@@ -131,8 +136,9 @@ sub lines
 
 sub print_table
 {
-	my ($self, $drivers, $rounds) = @_;
-	my @systems = map { $_->name } @$drivers;
+	my ($self, $drivers) = @_;
+	my @systems = map { ref $_ ? $_->name : $_ } @$drivers;
+	my $rounds = uniq(map { $_->[5] } @{ $self->{values} });
 	my $format = "%-40s %-9s %5s  %-13s" . ' %11s' x @systems . ' %9s' x $#systems . "\n";
 
 	printf "\nMedians of %d round%s; ratios to %s\n", $rounds, $rounds == 1 ? '' : 's', $systems[0];
@@ -157,14 +163,14 @@ sub print_rest
 	{
 		printf "\nForeground without replication: %s tx/s, %s us of CPU each. With:\n", number($alone),
 			number($self->median('foreground client cpu', '', 'none', 0));
-		foreach my $system (map { $_->name } @$drivers)
+		foreach my $system (map { ref $_ ? $_->name : $_ } @$drivers)
 		{
 			printf "  %-12s %s\n", $system, join '  ', map { sprintf '%d peers: %.2f x', $_,
 				($self->median('foreground', '', $system, $_) // next) / $alone }
 				grep { $_ > 0 && defined $self->median('foreground', '', $system, $_) } $self->peers('foreground');
 		}
 	}
-	foreach my $system (grep { !$_->can('mesh') } @$drivers)
+	foreach my $system (grep { ref $_ && !$_->can('mesh') } @$drivers)
 	{
 		print "\nNo multi-master of ", $system->name, ': ', $system->no_mesh, "\n";
 	}
