@@ -34,7 +34,8 @@
  * replp2p.batch_delay after each batch, so that many share the next one. Who waits for
  * us (barrier.c) sets the latch himself, which ends any rest. WAL without commits of ours
  * (other databases, running-transaction records) sets no latch: a timer of a second
- * reads it, so that the slot does not hold it back.
+ * reads it, so that the slot does not hold it back; one of 10 ms while there is much, so
+ * that little of a large transaction is left to be read when it commits.
  *
  * captured_lsn promises that every commit up to it is in the log, the version
  * index and the vectors; so it is published only when nothing is unsealed.
@@ -74,6 +75,9 @@
 #include "worker.h"
 
 #define TIMER_MS 1000
+/* After so much WAL there will be more: a large transaction is read while it runs. */
+#define MUCH_WAL ((XLogRecPtr) 256 * 1024)
+#define MUCH_TIMER_MS 10
 /* What the system can wait for. */
 #define NAP_MIN_US 1000
 /* A position is written after so long, or so many remote commits, if no batch brings one. */
@@ -86,7 +90,7 @@
 static RpCapture *capture_create(RpNode *node);
 static void error_place(void *arg);
 static XLogRecPtr capture_round(RpCapture *capture);
-static void rest(RpCapture *capture, XLogRecPtr limit);
+static void rest(RpCapture *capture, XLogRecPtr limit, bool much);
 static XLogRecPtr flush_target(RpCapture *capture);
 static void below_note(RpCapture *capture);
 static XLogRecPtr insert_end(void);
@@ -114,12 +118,13 @@ rp_capture_main(Datum dboid)
 	rp_capture_open(capture);
 	for (;;)
 	{
+		XLogRecPtr	before = capture->decoding->reader->EndRecPtr;
 		XLogRecPtr	limit = capture_round(capture);
 
 		confirm_if_due(capture);
 		MemoryContextReset(capture->step_memory);
 		pgstat_report_stat(false);
-		rest(capture, limit);
+		rest(capture, limit, limit - before >= MUCH_WAL);
 	}
 }
 
@@ -189,9 +194,10 @@ capture_round(RpCapture *capture)
  * Else until a commit sets the latch: having said so, we look whether one has come before.
  */
 static void
-rest(RpCapture *capture, XLogRecPtr limit)
+rest(RpCapture *capture, XLogRecPtr limit, bool much)
 {
 	RpNode	   *node = capture->node;
+	int			timeout_ms = much ? MUCH_TIMER_MS : TIMER_MS;
 	int64		delay_us = p2p_pace_delay(&capture->pace, rp_monotonic_us(),
 										  rp_batch_delay_ms * INT64CONST(1000));
 
@@ -205,7 +211,7 @@ rest(RpCapture *capture, XLogRecPtr limit)
 	if (pg_atomic_read_u64(&node->commit_lsn) > limit)
 		rp_worker_check(node, RP_WORKER_CAPTURE);
 	else
-		rp_worker_wait(node, RP_WORKER_CAPTURE, TIMER_MS, PG_WAIT_EXTENSION);
+		rp_worker_wait(node, RP_WORKER_CAPTURE, timeout_ms, PG_WAIT_EXTENSION);
 	pg_atomic_write_u32(&node->capture_listens, 0);
 }
 
