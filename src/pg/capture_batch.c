@@ -509,7 +509,7 @@ rp_capture_publish(RpCapture *capture)
 		return;
 	ConditionVariableBroadcast(&node->stored_cv);
 	ConditionVariableBroadcast(&node->applied_cv);
-	rp_worker_wake(node, RP_WORKER_GOSSIP);
+	/* gossip tells of it with its next state, and waiting pulls answer by themselves */
 	rp_worker_wake(node, RP_WORKER_APPLY);
 }
 

@@ -22,10 +22,10 @@
  * when its (sub)transaction is rolled back. (DROP SCHEMA replp2p is refused by the server: the schema
  * belongs to the extension.)
  *
- *	  DROP EXTENSION: refuse, or stop ... command ... commit -> sweep, else allow
+ *	  DROP EXTENSION: warn, stop ... command ... commit -> sweep, else allow
  *
- * It is refused while the group would go on counting this node: while there are other members,
- * and it has not left by leave_group(), nor said by force that it won't.
+ * Whoever drops it from a node that the group goes on counting (there are other members, and it has
+ * neither left by leave_group() nor said by force that it will) is warned.
  */
 #include "postgres.h"
 
@@ -198,12 +198,12 @@ command_drops_extension(Node *statement)
 }
 
 /*
- * Refuse to drop the extension from a node on which others go on counting. The extension
+ * Warn who drops the extension from a node on which others go on counting. The extension
  * is locked first, as the command is about to do: two that come here at once would else both
  * read our tables, and then wait for one another to drop them.
  */
 static void
-refuse_if_counted(void)
+warn_if_counted(void)
 {
 	RpNode	   *node = rp_node_find(MyDatabaseId);
 	RpNodeStatus status = node != NULL ? rp_node_status(node) : RP_NODE_NONE;
@@ -224,18 +224,15 @@ refuse_if_counted(void)
 	rp_catalog_close(&catalog);
 	if (others == 0)
 		return;
-	ereport(ERROR,
+	ereport(WARNING,
 			(errcode(ERRCODE_OBJECT_IN_USE),
-			 errmsg("cannot drop extension %s: this database is a node of a group with other members",
-					EXTENSION_NAME),
-			 errdetail_plural("%d other member would go on waiting for what it acknowledges.",
-							  "%d other members would go on waiting for what it acknowledges.",
+			 errmsg("this database is dropped out of a group with other members without a word to them"),
+			 errdetail_plural("%d other member goes on waiting for what this node acknowledges.",
+							  "%d other members go on waiting for what this node acknowledges.",
 							  (int) others, (int) others),
 			 status == RP_NODE_LEAVING ?
-			 errhint("It is leaving: wait until replp2p.stat_members is empty, or call "
-					 "replp2p.leave_group(force => true).") :
-			 errhint("SELECT replp2p.leave_group() first and wait until replp2p.stat_members is empty, "
-					 "or replp2p.leave_group(force => true) if the others cannot be reached.")));
+			 errhint("It was about to leave. Next time wait until replp2p.stat_members is empty.") :
+			 errhint("Roll back, SELECT replp2p.leave_group(), and wait until replp2p.stat_members is empty.")));
 }
 
 /* Let the workers that this transaction has stopped start again. */
@@ -252,7 +249,7 @@ extension_drop_begin(Node *statement)
 {
 	if (!command_drops_extension(statement))
 		return false;
-	refuse_if_counted();
+	warn_if_counted();
 	if (stopped_in != InvalidSubTransactionId)
 		return true;
 	/* first: whatever ends the wait, the end of the subtransaction lets them start again */
