@@ -24,6 +24,7 @@
 #include "utils/resowner.h"
 
 #include "changelog.h"
+#include "groupnote.h"
 #include "members.h"
 #include "p2p_body.h"
 #include "shmem.h"
@@ -118,6 +119,7 @@ typedef struct RpCapture
 
 	XLogRecPtr	done_lsn;		/* end of the last record that is dealt with */
 	RpCommitRecord commit;
+	RpGroupNote group;			/* the last one read; its commit record may follow */
 	RpOpenTransaction tx;
 	RpBody		body;
 	void	   *packed;			/* buffer of the compressor */

@@ -126,6 +126,7 @@ typedef struct RpMember
 	TimestampTz apply_error_at;
 	int64		apply_errors;
 	int64		transactions_applied;
+	int64		commits_applied;	/* local ones that brought them */
 	int64		changes_applied;
 	int64		conflicts;
 
