@@ -112,6 +112,7 @@ static XLogRecPtr last_commit = InvalidXLogRecPtr;	/* not yet told to capture */
 static Commit commit;			/* the one in work */
 
 static void commits_publish(void);
+static void listening_set(void);
 static void members_refresh(void);
 static void wait_until_ready(void);
 static void handlers_load(void);
@@ -179,6 +180,7 @@ rp_apply_main(Datum dboid)
 		wake_us = 0;
 		for (int slot = 1; slot < node->nmembers; slot++)
 			progress |= turn(slot);
+		listening_set();
 		progress |= follow_up();
 		handlers_settle();
 		housekeeping();
@@ -198,15 +200,10 @@ rp_apply_main(Datum dboid)
 static void
 commits_publish(void)
 {
-	uint64		old = pg_atomic_read_u64(&node->commit_lsn);
-
 	if (last_commit == InvalidXLogRecPtr)
 		return;
-	while (old < last_commit &&
-		   !pg_atomic_compare_exchange_u64(&node->commit_lsn, &old, last_commit))
-		;
+	rp_commit_publish(node, last_commit);
 	last_commit = InvalidXLogRecPtr;
-	rp_worker_wake(node, RP_WORKER_CAPTURE);
 }
 
 /* Wake up by `at_us`, monotonic, at the latest. */
@@ -215,6 +212,22 @@ wake_by(int64 at_us)
 {
 	if (wake_us == 0 || at_us < wake_us)
 		wake_us = at_us;
+}
+
+/*
+ * Say whether local transactions leave anything for us to do, so that capture wakes us after them.
+ * Before follow_up looks: what is captured until then it sees, what comes later wakes us.
+ */
+static void
+listening_set(void)
+{
+	uint32		listens = node->displaced != RP_DISPLACED_NONE || rp_handlers_in_use() ||
+		rp_handlers_unsettled(node);
+
+	if (pg_atomic_read_u32(&node->apply_listens) == listens)
+		return;
+	pg_atomic_write_u32(&node->apply_listens, listens);
+	pg_memory_barrier();
 }
 
 /*

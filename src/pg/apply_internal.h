@@ -217,13 +217,15 @@ typedef struct RpStreamChange
 {
 	uint64		change;			/* its number in the transaction, from 1 */
 	P2pTag		tag;
-	const P2pRelation *relation;	/* of a TRUNCATE: the first */
+	const P2pRelation *relation;	/* of a TRUNCATE: the first; see rp_stream_truncated */
 	const P2pValue *old_values; /* NULL if there are none */
 	const P2pValue *new_values;
 } RpStreamChange;
 
 /* Return it, until a reset; false: the stream stands at no change. */
 bool		rp_stream_change(RpStream *stream, RpStreamChange *change);
+/* If it is a TRUNCATE, its n-th table, from 0; NULL: it has no more. */
+const P2pRelation *rp_stream_truncated(RpStream *stream, uint32 n);
 /* The stamp of the transaction that was peeked; 0: none was since a reset. */
 P2pStamp	rp_stream_stamp(RpStream *stream);
 
@@ -243,7 +245,10 @@ bool		rp_failure_any(int slot);
 void		rp_failure_begin(RpApplyTransaction *txn, RpStream *stream);
 /* In place of applying a change: keep it in the history. */
 void		rp_failure_skip(RpApplyTransaction *txn, uint64 change);
-/* Before the commit: the line goes with it. And after it. */
+/*
+ * Before the commit: the line goes with it. And after it: what was skipped is known to the indexes of
+ * keys all the same, as at the next start of apply (a delete that was left out beats older writes).
+ */
 void		rp_failure_end(RpApplyTransaction *txn);
 void		rp_failure_over(int slot);
 

@@ -27,6 +27,7 @@
 #include "groupnote.h"
 #include "members.h"
 #include "p2p_body.h"
+#include "p2p_pace.h"
 #include "shmem.h"
 
 #define RP_PLUGIN_NAME "replp2p"
@@ -118,6 +119,8 @@ typedef struct RpCapture
 	TimestampTz last_commit_time;
 
 	XLogRecPtr	done_lsn;		/* end of the last record that is dealt with */
+	uint64		commits;		/* of anybody, read since the start */
+	P2pPace		pace;
 	RpCommitRecord commit;
 	RpGroupNote group;			/* the last one read; its commit record may follow */
 	RpOpenTransaction tx;
