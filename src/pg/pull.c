@@ -93,7 +93,7 @@ struct RpPull
 static void take_member(RpPull *pull, int slot);
 static void open_log(RpPull *pull, int slot);
 static void publish(RpPull *pull, int slot);
-static void announce(RpPull *pull);
+static void announce(RpPull *pull, const RpSlotSet *grown);
 static bool is_complete(const PulledLog *log);
 static P2pMemberLog member_log(const PulledLog *log);
 static int	choose_source(RpPull *pull, int slot, const bool *reachable, const int64 *rtt_us);
@@ -130,7 +130,8 @@ rp_pull_donor(RpPull *pull, const P2pId *donor)
 void
 rp_pull_refresh(RpPull *pull)
 {
-	bool		opened = false;
+	RpSlotSet	opened = {0};
+	bool		any = false;
 
 	LWLockAcquire(&pull->node->lock, LW_SHARED);
 	pull->nslots = pull->node->nmembers;
@@ -145,11 +146,12 @@ rp_pull_refresh(RpPull *pull)
 		{
 			log->source = -1;
 			open_log(pull, slot);
-			opened = true;
+			rp_slots_add(&opened, slot);
+			any = true;
 		}
 	}
-	if (opened)
-		announce(pull);
+	if (any)
+		announce(pull, &opened);
 }
 
 /* Copy what shared memory says of a member. Epochs start at 1: 0 stands for none. */
@@ -210,11 +212,11 @@ publish(RpPull *pull, int slot)
 	SpinLockRelease(&pull->node->vector_lock);
 }
 
-/* Wake whoever waits for what was published. */
+/* Wake whoever waits for what was published: more of these logs. */
 static void
-announce(RpPull *pull)
+announce(RpPull *pull, const RpSlotSet *grown)
 {
-	ConditionVariableBroadcast(&pull->node->stored_cv);
+	rp_pollers_wake(pull->node, grown);
 	rp_worker_wake(pull->node, RP_WORKER_APPLY);
 }
 
@@ -528,6 +530,7 @@ rp_pull_refused(RpPull *pull, int peer, const char *text)
 void
 rp_pull_commit(RpPull *pull)
 {
+	RpSlotSet	grown = {0};
 	bool		any = false;
 
 	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
@@ -542,10 +545,11 @@ rp_pull_commit(RpPull *pull)
 		pg_atomic_fetch_add_u64(&pull->node->stats.log_syncs, 1);
 		RP_CRASH_POINT("gossip_after_sync");
 		publish(pull, slot);
+		rp_slots_add(&grown, slot);
 		any = true;
 	}
 	if (any)
-		announce(pull);
+		announce(pull, &grown);
 }
 
 /*
@@ -559,6 +563,7 @@ rp_pull_repair(RpPull *pull)
 	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
 	{
 		PulledLog  *log = &pull->logs[slot];
+		RpSlotSet	reopened = {0};
 
 		if (log->writer == NULL || !rp_log_is_suspect(MyDatabaseId, &log->origin))
 			continue;
@@ -570,6 +575,7 @@ rp_pull_repair(RpPull *pull)
 		log->writer = NULL;
 		open_log(pull, slot);
 		pull->stale_us = rp_monotonic_us();
-		announce(pull);
+		rp_slots_add(&reopened, slot);
+		announce(pull, &reopened);
 	}
 }
