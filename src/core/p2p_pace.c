@@ -1,6 +1,7 @@
 /*
  * p2p_pace.c
- *	  How long an origin waits for company before it seals the next batch.
+ *	  How long to let transactions gather: an origin before it seals the next batch,
+ *	  and a peer before it asks for the next batches.
  *
  * A batch costs the same however little is in it: a signature, a hash, an fsync,
  * the waking of everybody who waits for it, here and at each peer. When commits
@@ -20,14 +21,21 @@
  * after silence is served at once for a moment, and silence after a burst is
  * believed soon.
  *
- * Called by capture after each look at the WAL. Its clock may stand still between two
- * calls, but does not go back; if it did, the count would begin anew.
+ * A pull, too, costs the one that is asked the same, however little it brings. The next one
+ * waits for as many transactions as make it worth its while; the more nodes pull
+ * from the same peer, the longer, up to four times as long, since all
+ * of their pulls are that peer's work.
+ *
+ * Called by capture after each look at the WAL, and by gossip after each answer. The clock may
+ * stand still between two calls, but does not go back; if it did, the count would begin anew.
  */
 #include "p2p_pace.h"
 
 #include <assert.h>
 
 #define SECOND_US 1000000
+#define WORTH_A_PULL 16			/* transactions, for each puller */
+#define MOST_PULLERS 4			/* that stretch the longest delay */
 
 /* Return the pace as it is at now_us, its windows moved on. */
 static P2pPace
@@ -75,4 +83,20 @@ p2p_pace_delay(const P2pPace *pace, int64_t now_us, int64_t max_us)
 	if (rate >= P2P_PACE_BUSY)
 		return max_us;
 	return max_us * (int64_t) (rate - P2P_PACE_QUIET) / (P2P_PACE_BUSY - P2P_PACE_QUIET);
+}
+
+/* Return how long the transactions that make a pull worthwhile take to come, within bounds. */
+int64_t
+p2p_pace_pull_delay(const P2pPace *pace, int64_t now_us, uint32_t pullers, int64_t max_us)
+{
+	uint64_t	rate = p2p_pace_rate(pace, now_us);
+	uint64_t	sharers = pullers < 1 ? 1 : pullers;
+	int64_t		delay_us;
+
+	assert(max_us >= 0);
+	if (rate <= P2P_PACE_QUIET)
+		return 0;
+	delay_us = (int64_t) (WORTH_A_PULL * sharers * SECOND_US / rate);
+	max_us *= (int64_t) (sharers < MOST_PULLERS ? sharers : MOST_PULLERS);
+	return delay_us < max_us ? delay_us : max_us;
 }

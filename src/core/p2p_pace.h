@@ -1,6 +1,7 @@
 /*
  * p2p_pace.h
- *	  How long an origin waits for company before it seals the next batch.
+ *	  How long to let transactions gather: an origin before it seals the next batch,
+ *	  and a peer before it asks for the next batches.
  */
 #ifndef P2P_PACE_H
 #define P2P_PACE_H
@@ -27,5 +28,11 @@ void		p2p_pace_note(P2pPace *pace, int64_t now_us, uint64_t commits);
 uint64_t	p2p_pace_rate(const P2pPace *pace, int64_t now_us);
 /* How long to wait before the next look, at most max_us; 0: look at once. */
 int64_t		p2p_pace_delay(const P2pPace *pace, int64_t now_us, int64_t max_us);
+/*
+ * How long after an answer the next pull goes out. pullers: how many may be asking the same
+ * peer, this node among them; max_us: the longest delay, if this node is the only one.
+ */
+int64_t		p2p_pace_pull_delay(const P2pPace *pace, int64_t now_us, uint32_t pullers,
+								int64_t max_us);
 
 #endif							/* P2P_PACE_H */

@@ -75,6 +75,7 @@ typedef struct ApplyOrigin
 static RpNode *node;
 static ApplyOrigin origins[RP_MAX_MEMBERS];
 static MemoryContext turn_context;
+static MemoryContext change_context;	/* of one change */
 static RepOriginId session_origin = InvalidRepOriginId;
 static uint64 known_generation = 0;
 static int64 wake_us;			/* monotonic; 0 = nothing timed */
@@ -119,6 +120,7 @@ rp_apply_main(Datum dboid)
 {
 	node = rp_worker_open(dboid, RP_WORKER_APPLY);
 	turn_context = AllocSetContextCreate(TopMemoryContext, "replp2p apply", ALLOCSET_DEFAULT_SIZES);
+	change_context = AllocSetContextCreate(TopMemoryContext, "replp2p change", ALLOCSET_DEFAULT_SIZES);
 	rp_versions_attach(node->dboid);
 	rp_relation_maps_init();
 	rp_keyindex_init(node);
@@ -482,12 +484,12 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	txn.version.dot.origin = node->members[slot].origin;
 	txn.version.dot.seq = begin->seq;
 	txn.deps = deps;
+	txn.careful = origins[slot].retry_ms != 0;
 
 	StartTransactionCommand();
 	rp_apply_origin_set(slot, begin->seq, begin->stamp);
 	MemoryContextSwitchTo(TopTransactionContext);
-	txn.change_context = AllocSetContextCreate(TopTransactionContext, "replp2p change",
-											   ALLOCSET_DEFAULT_SIZES);
+	txn.change_context = change_context;
 	rp_versions_put(U64FromFullTransactionId(GetTopFullTransactionId()), &entry);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	rp_failure_begin(&txn, origins[slot].stream);
@@ -577,6 +579,8 @@ transaction_failed(int slot)
 	AbortCurrentTransaction();
 	rp_keyindex_abort();
 	rp_keysets_abort();
+	rp_relations_abort();
+	MemoryContextReset(change_context);
 	replorigin_session_origin = InvalidRepOriginId;
 	rp_stream_reset(origin->stream);
 	MemoryContextSwitchTo(turn_context);

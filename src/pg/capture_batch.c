@@ -528,6 +528,7 @@ rp_capture_publish(RpCapture *capture)
 		return;
 	ConditionVariableBroadcast(&node->stored_cv);
 	ConditionVariableBroadcast(&node->applied_cv);
+	/* gossip tells of it with its next state, and waiting pulls answer by themselves */
 	pg_memory_barrier();
 	if (pg_atomic_read_u32(&node->apply_listens) != 0)
 		rp_worker_wake(node, RP_WORKER_APPLY);

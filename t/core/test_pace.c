@@ -134,6 +134,40 @@ test_pace_begins_anew_if_the_clock_goes_back(void **state)
 	assert_int_equal(p2p_pace_delay(&pace, now - 10 * SECOND, MAX), 0);
 }
 
+static void
+test_pace_pulls_wait_for_worthwhile_numbers(void **state)
+{
+	P2pPace		pace = {0};
+	int64_t		now = commits(&pace, START, SECOND, 250);
+
+	(void) state;
+	/* 4,000 a second: 16 of them come in 4 ms */
+	assert_in_range(p2p_pace_pull_delay(&pace, now, 1, MAX), 3900, 4100);
+	/* more pullers wait longer, but not without end; nobody is as one */
+	assert_in_range(p2p_pace_pull_delay(&pace, now, 2, MAX), 7800, 8200);
+	assert_in_range(p2p_pace_pull_delay(&pace, now, 8, MAX), 31000, 33000);
+	assert_int_equal(p2p_pace_pull_delay(&pace, now, 100, MAX), 4 * MAX);
+	assert_in_range(p2p_pace_pull_delay(&pace, now, 0, MAX), 3900, 4100);
+	assert_int_equal(p2p_pace_pull_delay(&pace, now, 1, 0), 0);
+	/* a load that has ended delays nothing */
+	assert_int_equal(p2p_pace_pull_delay(&pace, now + SECOND, 8, MAX), 0);
+}
+
+static void
+test_pace_pulls_of_rare_transactions_go_at_once(void **state)
+{
+	P2pPace		pace = {0};
+	int64_t		now = START;
+
+	(void) state;
+	/* 200 a second, in pairs */
+	for (int i = 0; i < 1000; i++, now += 10000)
+	{
+		p2p_pace_note(&pace, now, 2);
+		assert_int_equal(p2p_pace_pull_delay(&pace, now, 8, MAX), 0);
+	}
+}
+
 int
 main(void)
 {
@@ -146,6 +180,8 @@ main(void)
 		cmocka_unit_test(test_pace_forgets_a_burst_soon),
 		cmocka_unit_test(test_pace_serves_a_burst_at_once_at_first),
 		cmocka_unit_test(test_pace_begins_anew_if_the_clock_goes_back),
+		cmocka_unit_test(test_pace_pulls_wait_for_worthwhile_numbers),
+		cmocka_unit_test(test_pace_pulls_of_rare_transactions_go_at_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
