@@ -464,8 +464,9 @@ poll_delay(RpPeers *peers, Peer *peer, const RpPullTaken *taken)
 			Min((int64) rp_poll_timeout_ms * 500, EMPTY_DELAY_US) ? EMPTY_DELAY_US : 0;
 	for (int slot = RP_SELF + 1; slot < RP_MAX_MEMBERS; slot++)
 		pullers += peers->peers[slot].linked ? 1 : 0;
-	delay_us = p2p_pace_next(&peer->pace, link->replied_us, taken->transactions, pullers,
-							 (int64) rp_batch_delay_ms * 1000);
+	p2p_pace_note(&peer->pace, link->replied_us, taken->transactions);
+	delay_us = p2p_pace_pull_delay(&peer->pace, link->replied_us, pullers,
+								   (int64) rp_batch_delay_ms * 1000);
 	return taken->full ? 0 : delay_us;
 }
 
