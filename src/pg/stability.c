@@ -208,7 +208,8 @@ copy_stable(RpNode *node, StableSeqs *stable)
 	LWLockAcquire(&node->lock, LW_SHARED);
 	stable->nslots = node->nmembers;
 	LWLockRelease(&node->lock);
-	stable->copies_stable = true;
+	/* before the copy is complete nobody knows what its rows require */
+	stable->copies_stable = rp_node_status(node) != RP_NODE_JOINING;
 	SpinLockAcquire(&node->vector_lock);
 	for (int slot = 0; slot < stable->nslots; slot++)
 	{
