@@ -183,6 +183,7 @@ CREATE TABLE replp2p.failed_transactions (
 	change bigint,							-- number of what failed; NULL: no single change
 	schema_name name,						-- as the origin calls it; NULL: as above
 	table_name name,
+	more_tables text[],						-- the others of a TRUNCATE, qualified and quoted
 	operation text,
 	key jsonb,
 	key_image text[],
@@ -203,6 +204,7 @@ CREATE TABLE replp2p.skipped_changes (
 	seq bigint NOT NULL,
 	change bigint NOT NULL,
 	relation oid NOT NULL,					-- 0: there is no such table here
+	more_relations oid[] NOT NULL,			-- the others of a TRUNCATE, likewise
 	operation text NOT NULL,
 	key jsonb,
 	key_image text[],
@@ -836,7 +838,9 @@ CREATE VIEW replp2p.failed_changes WITH (security_barrier) AS
 		   m.node_name AS origin,
 		   f.seq,
 		   timestamptz '2000-01-01 00:00:00+00' + f.stamp * interval '1 microsecond' AS stamp,
-		   CASE WHEN f.table_name IS NOT NULL THEN format('%I.%I', f.schema_name, f.table_name) END AS relation,
+		   CASE WHEN f.table_name IS NOT NULL
+				THEN concat_ws(', ', format('%I.%I', f.schema_name, f.table_name), array_to_string(f.more_tables, ', '))
+		   END AS relation,
 		   f.operation,
 		   CASE WHEN r.may_read THEN f.key END AS key,
 		   CASE WHEN r.may_read THEN f.remote_row END AS remote_row,

@@ -61,6 +61,16 @@ sub settle
 			$what, $written - $start, time() - $written));
 }
 
+subtest 'a pull that waits holds no snapshot' => sub {
+	foreach my $name ($g->names)
+	{
+		ok($g->eventually($name, <<'SQL'), "two peers wait at $name, and hold back no vacuum");
+SELECT count(*) = 2 AND bool_and(backend_xmin IS NULL) FROM pg_stat_activity
+WHERE application_name LIKE 'replp2p %' AND backend_type = 'client backend' AND state = 'active'
+SQL
+	}
+};
+
 subtest 'load on all nodes at once' => sub {
 	my $start = time();
 	my @benches = map { $g->pgbench($_, '-c', $clients, '-t', $transactions, "--random-seed=$seed") } $g->names;

@@ -31,7 +31,24 @@ sub last_segment
 	return $segments[-1];
 }
 
-sub content { return slurp_file($_[0]) }
+# The records of a log file, without the space that its writer has prepared behind them: see p2p_logrec.h.
+sub content
+{
+	my ($file) = @_;
+	return '' unless -e $file;	# it may be about to come again
+	my $bytes = slurp_file($file);
+	my $end = 0;
+
+	while ($end + 12 <= length $bytes)
+	{
+		my ($length) = unpack('V', substr($bytes, $end, 4));
+		last if $length == 0;
+		$end += 12 + $length;
+	}
+	return substr($bytes, 0, $end);
+}
+
+sub size { return length content($_[0]) }
 
 # Overwrite a place of a file, or cut it there if there is nothing to write.
 sub spoil
@@ -56,9 +73,10 @@ sub flip
 	my ($file, $from, $to) = @_;
 	my $offset = $from + int(rand($to - $from));
 	my $bit = int(rand(8));
+	my $size = size($file);
 
-	spoil($file, $offset, chr(ord(substr(content($file), $offset, 1)) ^ (1 << $bit)));
-	note("flipped bit $bit of byte $offset, of " . (-s $file));
+	spoil($file, $offset, chr(ord(substr(slurp_file($file), $offset, 1)) ^ (1 << $bit)));
+	note("flipped bit $bit of byte $offset, of $size");
 }
 
 # Places [from, to) of the batches in a log file, from an offset on: see p2p_logrec.h.
@@ -132,25 +150,40 @@ write_on('c');
 whole('before');
 
 offline_foreign('a foreign log with half a record at its end',
-	sub { spoil($_[0], -s $_[0], substr(content($_[0]), 0, 150)) });
-offline_foreign('a foreign log with zeros at its end', sub { spoil($_[0], -s $_[0], "\0" x 5000) });
-offline_foreign('a foreign log that has lost its end', sub { spoil($_[0], (-s $_[0]) - 7) });
-offline_foreign('a foreign log with a flipped bit', sub { flip($_[0], 0, -s $_[0]) });
+	sub { spoil($_[0], size($_[0]), substr(content($_[0]), 0, 150)) });
+offline_foreign('a foreign log with a hole at its end', sub { spoil($_[0], size($_[0]), "\0" x 5000 . 'x') });
+offline_foreign('a foreign log that has lost its end', sub { spoil($_[0], size($_[0]) - 7) });
+offline_foreign('a foreign log with a flipped bit', sub { flip($_[0], 0, size($_[0])) });
 
 offline_foreign('a foreign log whose first batch is damaged', sub { flip($_[0], 0, 100) });
+
+# both logs have space prepared behind their records; that is no damage, and goes on being the end
+{
+	my $what = 'prepared space';
+	$_->stop('immediate') foreach ($a, $b);
+	my @files = map { last_segment($_) } ($own, $foreign);
+	my %offset = map { $_ => -s $_->logfile } ($a, $b);
+	cmp_ok(-s $_, '>', size($_), "$what: there is some in $_") foreach @files;
+	unlike(substr(slurp_file($_), size($_)), qr/[^\0]/, "$what: nothing is in it") foreach @files;
+	$_->start foreach ($a, $b);
+	write_on('a');
+	whole($what);
+	unlike(slurp_file($_->logfile, $offset{$_}), qr/removed \d+ bytes/, "$what: " . $_->name . ' has removed nothing')
+	  foreach ($a, $b);
+}
 
 # found by apply, in a running server
 {
 	my $what = 'a flipped bit that apply meets';
 	$g->sql('b', 'SELECT replp2p.pause_apply()');
 	my $file = last_segment($foreign);
-	my $size = -s $file;
+	my $size = size($file);
 	write_on('a');
 	my $known = $g->sql('a', "SELECT seq FROM replp2p.stat_capture");
 	$g->eventually('b', "SELECT stored_seq >= $known FROM replp2p.stat_log WHERE origin = 'a'");
 	my $before = content($file);
 	my $offset = -s $b->logfile;
-	flip($file, $size, -s $file);
+	flip($file, $size, size($file));
 	# another apply process: this one may hold sound bytes in memory
 	kill 'TERM', $g->pid('b', 'apply');
 	$g->sql('b', 'SELECT replp2p.resume_apply()');
@@ -165,12 +198,12 @@ offline_foreign('a foreign log whose first batch is damaged', sub { flip($_[0], 
 	$g->set('c', 'replp2p.unreachable_peers', 'a');
 	$c->stop;
 	my $file = last_segment($foreign);
-	my $size = -s $file;
+	my $size = size($file);
 	write_on('a');
 	b_has();
 	my $before = content($file);
 	my $offset = -s $b->logfile;
-	flip($file, $size, -s $file);
+	flip($file, $size, size($file));
 	$c->start;
 	$b->wait_for_log(qr/change log of origin "a" is damaged, and is checked as a whole/, $offset);
 	ok($g->wait_until(sub { content($file) eq $before }), "$what: the log is the same again, byte for byte");
@@ -192,7 +225,7 @@ offline_foreign('a foreign log whose first batch is damaged', sub { flip($_[0], 
 	ok($g->wait_until(sub { !kill(0, $pid) }), "$what: the server died in the middle");
 	$a->_update_pid(-1);
 	my $file = last_segment($own);
-	spoil($file, (-s $file) - 5);
+	spoil($file, size($file) - 5);
 	$a->start;
 	$a->wait_for_log(qr/removed \d+ bytes from the end of change log/, $offset);
 	$g->set('a', 'replp2p.crash_point', undef);
@@ -209,7 +242,7 @@ offline_foreign('a foreign log whose first batch is damaged', sub { flip($_[0], 
 	$g->set('c', 'replp2p.unreachable_peers', 'b');
 	$c->stop;
 	my $file = last_segment($own);
-	my $size = -s $file;
+	my $size = size($file);
 	write_on('a');
 	b_has();
 	my $seq = $g->sql('a', 'SELECT seq FROM replp2p.stat_capture');
@@ -250,7 +283,7 @@ offline_foreign('a foreign log whose first batch is damaged', sub { flip($_[0], 
 {
 	my $what = 'an own log that has lost its end';
 	my $file = last_segment($own);
-	my $size = -s $file;
+	my $size = size($file);
 	write_on('a');
 	b_has();
 	my $lsn = $g->sql('a', 'SELECT pg_current_wal_flush_lsn()');

@@ -291,13 +291,22 @@ $g->same('t', 'what b had of c comes to a');
 is($g->sql('a', 'SELECT v FROM t WHERE id = 7000'), 'before a forced leave', 'also after c has gone');
 
 #
-# DROP EXTENSION, with all workers at work.
+# DROP EXTENSION, with all workers at work: warned of, while the others count this node.
 #
 
 $g->sql('c', 'DROP TABLE t, bulk, later, missing');
 $g->join('c', 'a');
 $g->sql('c', "INSERT INTO t VALUES (8000, 'c')");
 $g->sync;
+{
+	my $message = '';
+	$node{c}->psql('postgres', 'BEGIN; DROP EXTENSION replp2p; ROLLBACK', stderr => \$message);
+	like($message, qr/WARNING:  this database is dropped out .*DETAIL:  2 other members go on.*HINT:  Roll back, SELECT replp2p.leave_group\(\)/s,
+		'DROP EXTENSION of a member: a warning, with the polite way');
+}
+$g->sql('c', "INSERT INTO t VALUES (8001, 'c goes on')");
+$g->sync;
+$g->same('t', 'a node that was not dropped after all goes on');
 $g->sql('c', 'DROP EXTENSION replp2p');
 nothing_left('c', $postgres, 'DROP EXTENSION');
 is($g->sql('c', "SELECT v FROM t WHERE id = 8000"), 'c', 'the data stays');

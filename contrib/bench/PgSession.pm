@@ -4,6 +4,10 @@
 #
 #   my $s = PgSession->new($port, $user, $database);
 #   my @rows = $s->query('SELECT 1, 2');    ([1, 2]); dies on an error
+#   $s->prepare('p', 'SELECT $1::int');     a named statement, and its rows for one value:
+#   my @rows = $s->execute('p', 1);         no parsing and no planning in the server
+#   $s->limit(60);                          from now on a server that is silent for so many
+#                                           seconds counts as lost
 #   $s->{sqlstate}                          of that error; undef: the session is lost, and
 #                                           nobody knows what has become of the query
 package PgSession;
@@ -13,7 +17,7 @@ use warnings;
 
 use Errno;
 use IO::Socket::INET;
-use Socket qw(IPPROTO_TCP TCP_NODELAY);
+use Socket qw(IPPROTO_TCP SOL_SOCKET SO_RCVTIMEO TCP_NODELAY);
 
 sub new
 {
@@ -43,6 +47,31 @@ sub value
 	my ($self, $sql) = @_;
 	my ($row) = $self->query($sql);
 	return $row ? $row->[0] : undef;
+}
+
+sub prepare
+{
+	my ($self, $name, $sql) = @_;
+	$self->send_bytes('P' . with_length("$name\0$sql\0\0\0") . 'S' . with_length(''));
+	return $self->read_until_ready;
+}
+
+# Run a prepared statement with its values as text.
+sub execute
+{
+	my ($self, $name, @values) = @_;
+	my $bind = pack('Z*Z*nn', '', $name, 0, scalar @values)
+		. join('', map { pack('N/a*', $_) } @values) . pack('n', 0);
+	$self->send_bytes('B' . with_length($bind) . 'E' . with_length(pack('Z*N', '', 0))
+		. 'S' . with_length(''));
+	return $self->read_until_ready;
+}
+
+sub limit
+{
+	my ($self, $seconds) = @_;
+	setsockopt($self->{socket}, SOL_SOCKET, SO_RCVTIMEO, pack('l!l!', $seconds, 0))
+		or die "cannot limit a connection: $!\n";
 }
 
 # A message's length counts itself.

@@ -1,545 +1,290 @@
-# measure.pl WORK BIN [--quick]: set up the systems, measure, print, write WORK/result.csv.
+# measure.pl --work DIR --bin DIR [options of run]: the conductor of the bench.
 #
-# A system is a way to replicate with a number of receivers: none, native
-# (built-in logical replication one way) or replp2p. Each has clusters of its
-# own, and only one system's clusters run at a time. Rounds are interleaved:
-# every system once, then every system again, so that whatever else the machine
-# does meets all of them. How each number is taken stands in README.md.
+# A group is the clusters of one system with a number of receivers. It is made, measured and
+# removed in one turn, so only one system's clusters run at a time and a failure is over with its
+# turn. Turns of a round go over the numbers of receivers, and for each over the systems, so that
+# what is compared is neighbours; every second round goes the other way. What is found goes to the
+# CSV at once. A measure that fails, or takes longer than the limit, is reported and ends its turn.
 use strict;
 use warnings;
 
-use IO::Socket::INET;
-use List::Util qw(min sum);
-use POSIX ();
-use Time::HiRes qw(time sleep);
+use File::Basename qw(dirname);
+use Getopt::Long;
+use List::Util qw(max min);
 
-use PgSession;
+use lib dirname(__FILE__);
 
-my ($work, $bin, $quick) = @ARGV;
-my %size = $quick ?
-	(rounds => 1, transactions => 2000, seconds => 5, probes => 100) :
-	(rounds => 3, transactions => 20000, seconds => 15, probes => 500);
-my $clients = 4;
-my $scale = 5;
-my $rate = 200;
+use Bench::Cluster;
+use Bench::Measures;
+use Bench::Plot;
+use Bench::Profile;
+use Bench::Report;
+use Bench::System;
 
-# in the order of a round: what is compared with one another is neighbours
-my @systems = map { { way => $_->[0], count => $_->[1], name => "$_->[0] $_->[1]" } }
-	([ none => 0 ], [ native => 1 ], [ replp2p => 1 ], [ native => 2 ], [ replp2p => 2 ]);
-my @values;    # [measure, system, round, value]
+# [name, whether only with the first number of receivers, function]
+my @MEASURES = (
+	[ idle => 0, \&Bench::Measures::idle ],
+	[ one_row => 0, \&Bench::Measures::one_row ],
+	[ foreground => 0, \&Bench::Measures::foreground ],
+	[ bulk => 0, \&Bench::Measures::bulk ],
+	[ drain => 1, \&Bench::Measures::drains ],
+	[ latency => 1, \&Bench::Measures::latency ],
+	[ memory => 0, \&Bench::Measures::memory ]);
+my @ALL = ((map { $_->[0] } @MEASURES), 'join', 'multi');
 
-$| = 1;
-$SIG{INT} = $SIG{TERM} = sub { exit 130 };
+my %option = (
+	systems => 'native,pglogical,replp2p', peers => '1,2,4,8', measures => join(',', @ALL));
+GetOptions(\%option, 'work=s', 'bin=s', 'systems=s', 'peers=s', 'measures=s', 'rounds=i', 'limit=i', 'join-mb=i', 'quick',
+	'packages=i', 'profile') && !@ARGV
+	or die "see contrib/bench/run\n";
 
-#
-# Clusters. One is a hash: data, port, preload; name is that of its node.
-#
+my %size = %{ $Bench::Measures::SIZE{ $option{quick} ? 'quick' : 'whole' } };
+my $rounds = $option{rounds} // ($option{quick} ? 1 : 3);
+my %wanted = map { $_ => 1 } split /,/, $option{measures};
+my @peers = split /,/, $option{peers};
+$size{join_mb} = $option{'join-mb'} if $option{'join-mb'};
+$Bench::Cluster::LIMIT = $option{limit} // ($option{quick} ? 60 : 300);
 
-sub run
+foreach my $name (keys %wanted)
 {
-	my (@command) = @_;
-	open my $out, '>>', "$work/run.log" or die "run.log: $!\n";
-	my $pid = fork() // die "fork: $!\n";
-	if ($pid == 0)
-	{
-		open STDOUT, '>&', $out;
-		open STDERR, '>&', $out;
-		exec @command or POSIX::_exit(127);
-	}
-	waitpid $pid, 0;
-	die "failed: @command\n" if $?;
+	die "there is no measure $name: @ALL\n" unless grep { $_ eq $name } @ALL;
+}
+die "--peers: a number of receivers is 1 to 16\n" if !@peers || grep { !/^\d+$/ || $_ < 1 || $_ > 16 } @peers;
+
+my @systems = map { Bench::System->load($_) } split /,/, $option{systems};
+if ($option{packages})
+{
+	print "$_\n" foreach map { $_->packages($option{packages}) } @systems;
+	exit 0;
 }
 
-sub free_port
+$| = 1;
+$SIG{INT} = $SIG{TERM} = $SIG{HUP} = sub { exit 130 };
+
+open my $file, '>', "$option{work}/conductor" or die "conductor: $!\n";
+print $file "$$\n";
+close $file or die "conductor: $!\n";
+
+my $report = Bench::Report->new("$option{work}/result.csv");
+my $none = Bench::System->load('none');
+my $begun = Bench::Cluster::now();
+
+#
+# Groups.
+#
+
+# 512 MB for all, unless that takes more than a quarter of the machine: then less for receivers.
+sub buffers_mb
 {
-	my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 1)
-		or die "no free port: $!\n";
-	return $socket->sockport;
+	my ($receivers) = @_;
+	my $quarter = Bench::Watch::proc_kb('/proc/meminfo', 'MemTotal') / 1024 / 4;
+	return 512 if (1 + $receivers) * 512 <= $quarter;
+	return max(64, int(($quarter - 512) / $receivers / 32) * 32);
 }
 
 sub cluster_make
 {
-	my ($system, $name) = @_;
-	(my $folder = "$system->{name} $name") =~ tr/ /-/;
-	my $cluster = { name => $name, data => "$work/$folder", port => free_port() };
-	my $preload = $system->{way} eq 'replp2p' ? 'replp2p' : '';
-
-	# not a copy of one: a node knows itself by the system identifier
-	run("$bin/initdb", '-D', $cluster->{data}, '-U', 'bench', '--auth=trust', '--encoding=UTF8',
-		'--locale=C', '--no-sync');
-	open my $conf, '>>', "$cluster->{data}/postgresql.conf" or die "postgresql.conf: $!\n";
-	print $conf <<"CONF";
-port = $cluster->{port}
-listen_addresses = '127.0.0.1'
-unix_socket_directories = ''
-shared_preload_libraries = '$preload'
-wal_level = logical
-fsync = on
-synchronous_commit = on
-shared_buffers = 256MB
-max_wal_size = 4GB
-checkpoint_timeout = 1h
-autovacuum = off
-max_replication_slots = 20
-max_worker_processes = 16
-CONF
-	close $conf or die "postgresql.conf: $!\n";
-	return $cluster;
-}
-
-sub cluster_start
-{
-	my ($cluster) = @_;
-	run("$bin/pg_ctl", '-D', $cluster->{data}, '-l', "$cluster->{data}.log", '-w', '-s', 'start');
-	$cluster->{running} = 1;
-	if (!$cluster->{made}++)
-	{
-		my $session = PgSession->new($cluster->{port}, 'bench', 'template1');
-		$session->query('CREATE DATABASE bench');
-		$session->query('CREATE ROLE peer LOGIN REPLICATION');
-	}
-	$cluster->{session} = PgSession->new($cluster->{port}, 'bench', 'bench');
-}
-
-sub cluster_stop
-{
-	my ($cluster) = @_;
-	delete $cluster->{session};
-	run("$bin/pg_ctl", '-D', $cluster->{data}, '-m', 'fast', '-w', '-s', 'stop');
-	$cluster->{running} = 0;
-}
-
-sub sql
-{
-	my ($cluster, $sql) = @_;
-	return $cluster->{session}->value($sql);
-}
-
-sub dsn
-{
-	my ($cluster) = @_;
-	return "host=127.0.0.1 port=$cluster->{port} dbname=bench user=peer";
-}
-
-#
-# Systems.
-#
-
-my $tables = <<'SQL';
-CREATE TABLE item (id bigint PRIMARY KEY, v text);
-CREATE SEQUENCE item_id CACHE 100;
-CREATE TABLE probe (id bigint PRIMARY KEY);
-CREATE TABLE marker (id bigint PRIMARY KEY);
-SQL
-
-sub system_make
-{
-	my ($system) = @_;
-	my @clusters = map { cluster_make($system, $_) } ('a', 'b', 'c')[ 0 .. $system->{count} ];
-	my ($origin, @receivers) = @clusters;
-	@$system{qw(origin receivers clusters)} = ($origin, \@receivers, \@clusters);
-
-	cluster_start($_) foreach @clusters;
-	$origin->{session}->query($tables);
-	pgbench_tables($origin, 'dtgvp');
-	if ($system->{way} eq 'native')
-	{
-		native_make($origin, @receivers);
-	}
-	elsif ($system->{way} eq 'replp2p')
-	{
-		group_make($origin, @receivers);
-	}
-	caught_up($system);
-	cluster_stop($_) foreach reverse @clusters;
-}
-
-sub pgbench_tables
-{
-	my ($cluster, $steps) = @_;
-	run("$bin/pgbench", '-i', '-q', '-I', $steps, '-s', $scale, pgbench_target($cluster));
-	sql($cluster, 'ALTER TABLE pgbench_history ADD id uuid PRIMARY KEY DEFAULT gen_random_uuid()');
-}
-
-sub native_make
-{
-	my ($origin, @receivers) = @_;
-	sql($origin, 'CREATE PUBLICATION everything FOR ALL TABLES');
-	sql($origin, 'GRANT pg_read_all_data TO peer');
-	foreach my $receiver (@receivers)
-	{
-		$receiver->{session}->query($tables);
-		pgbench_tables($receiver, 'dtp');
-		sql($receiver, sprintf("CREATE SUBSCRIPTION from_a_to_%s CONNECTION '%s' PUBLICATION everything",
-			$receiver->{name}, dsn($origin)));
-		# a copy that is interrupted by a stop is not always taken up again
-		poll($receiver, "SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel");
-	}
+	my ($system, $name, %more) = @_;
+	return Bench::Cluster->make(name => $name, work => $option{work}, bin => $option{bin},
+		folder => join('-', 'data', $system->name, $name), preload => $system->preload, conf => $system->conf($option{bin}),
+		buffers_mb => 512, %more);
 }
 
 sub group_make
 {
-	my ($origin, @receivers) = @_;
-	foreach my $cluster ($origin, @receivers)
+	my ($system, $count) = @_;
+	my $group = { system => $system, count => $count, work => $option{work}, bin => $option{bin} };
+	my @names = ('a' .. 'z')[ 0 .. $count ];
+
+	foreach my $name (@names)
 	{
-		sql($cluster, 'CREATE EXTENSION replp2p');
-		sql($cluster, 'GRANT EXECUTE ON PROCEDURE replp2p.exchange(bytea) TO peer');
-		if ($cluster == $origin)
+		my $buffers = $name eq 'a' ? 512 : buffers_mb($count);
+		push @{ $group->{clusters} }, cluster_make($system, $name, buffers_mb => $buffers);
+		$group->{clusters}[-1]->start;
+	}
+	($group->{origin}, @{ $group->{receivers} }) = @{ $group->{clusters} };
+	return $group;
+}
+
+# One origin, and receivers that follow it.
+sub group_one_way
+{
+	my ($system, $count) = @_;
+	my $group = group_make($system, $count);
+	my ($origin, @receivers) = @{ $group->{clusters} };
+
+	$origin->{session}->query($Bench::Cluster::TABLES);
+	$origin->pgbench_tables('dtgvp', $Bench::Load::SCALE);
+	$system->set_up($origin);
+	$system->add_peer($origin, $_, @receivers) foreach @receivers;
+	Bench::Load::caught_up($group);
+	return $group;
+}
+
+# Three nodes that all write; each numbers its rows in a range of its own.
+sub group_mesh
+{
+	my ($system) = @_;
+	my $group = group_make($system, 2);
+	my $i = 0;
+
+	$_->{session}->query($Bench::Cluster::TABLES) foreach @{ $group->{clusters} };
+	$system->mesh(@{ $group->{clusters} });
+	$_->sql(sprintf('ALTER SEQUENCE item_id RESTART WITH %d', 1 + 1e12 * $i++)) foreach @{ $group->{clusters} };
+	foreach my $from (@{ $group->{clusters} })
+	{
+		Bench::Load::arrived(Bench::Load::mark($from), undef, grep { $_ != $from } @{ $group->{clusters} });
+	}
+	return $group;
+}
+
+sub fill
+{
+	my $cluster = cluster_make($none, 'filled');
+
+	progress("filling a cluster with $size{join_mb} MB");
+	$cluster->start;
+	$cluster->{session}->query($Bench::Cluster::TABLES);
+	Bench::Measures::join_data($cluster, $size{join_mb});
+	$cluster->stop('fast');
+	return $cluster;
+}
+
+# The origin of a join: a copy of a cluster with the data, which is made once.
+my $filled;
+sub group_join
+{
+	my ($system) = @_;
+	$filled //= eval { fill() } // (group_remove($none), die $@);
+	my $origin = cluster_make($system, 'a', from => $filled->{data});
+	my $joiner = cluster_make($system, 'b');
+	my $group = { system => $system, count => 1, work => $option{work}, bin => $option{bin},
+		clusters => [ $origin, $joiner ], origin => $origin, receivers => [$joiner], joiner => $joiner };
+
+	$_->start foreach $origin, $joiner;
+	$system->set_up($origin);
+	$origin->sql('CHECKPOINT');
+	return $group;
+}
+
+sub group_remove
+{
+	my ($system) = @_;
+	foreach my $data (glob("$option{work}/data-" . $system->name . '-*/'))
+	{
+		$data =~ s{/$}{};
+		my $cluster = $Bench::Cluster::running{$data};
+		eval { $cluster->stop('immediate') } if $cluster;
+		system('rm', '-rf', $data, "$data.log");
+	}
+}
+
+#
+# Turns.
+#
+
+sub progress
+{
+	my ($text) = @_;
+	my $seconds = Bench::Cluster::now() - $begun;
+	print STDERR sprintf("%3d:%02d  %s\n", int($seconds / 60), $seconds % 60, $text);
+}
+
+# Make a group, take measures, each [name, function], and remove it.
+sub turn
+{
+	my ($system, $count, $round, $make, @measures) = @_;
+	my $title = sprintf('round %d of %d: %s, %d receivers', $round, $rounds, $system->name, $count);
+	my $name = 'setting up';
+
+	my $group = eval { $make->($system, $count) };
+	foreach my $measure ($group ? @measures : ())
+	{
+		$name = $measure->[0];
+		progress("$title: $name");
+		eval
 		{
-			sql($cluster, sprintf("SELECT replp2p.create_group('a', '%s')", dsn($cluster)));
-		}
-		else
+			$_->sql('CHECKPOINT') foreach @{ $group->{clusters} };
+			$measure->[1]->($group, \%size,
+				sub { $report->add(@_[ 0 .. 2 ], $system->name, $count, $round, $_[3]) });
+			1;
+		} or last;
+	}
+	failed($system, $count, $round, $name, $@) if $@;
+	group_remove($system);
+}
+
+sub failed
+{
+	my ($system, $count, $round, $name, $error) = @_;
+	chomp $error;
+	$report->failed($name, $system->name, $count, $round, $error);
+	progress("failed: $error");
+	foreach my $cluster (values %Bench::Cluster::running)
+	{
+		print STDERR "       $cluster->{name}: $_" foreach $cluster->complaints;
+	}
+}
+
+sub round_run
+{
+	my ($round) = @_;
+	my @order = $round % 2 ? @systems : reverse @systems;
+	my @foreground = grep { $_->[0] eq 'foreground' } @MEASURES;
+
+	turn($none, 0, $round, \&group_one_way, map { [ $_->[0], $_->[2] ] } @foreground) if $wanted{foreground};
+	foreach my $count (@peers)
+	{
+		my @now = grep { $wanted{ $_->[0] } && (!$_->[1] || $count == $peers[0]) } @MEASURES;
+		next if !@now;
+		turn($_, $count, $round, \&group_one_way, map { [ $_->[0], $_->[2] ] } @now) foreach @order;
+	}
+	foreach my $system ($wanted{join} ? @order : ())
+	{
+		turn($system, 1, $round, \&group_join, [ join => \&Bench::Measures::join_time ]);
+	}
+	foreach my $system ($wanted{multi} ? grep { $_->can('mesh') } @order : ())
+	{
+		turn($system, 2, $round, \&group_mesh, [ multi => \&Bench::Measures::multi ]);
+	}
+}
+
+# Leave out a system whose extension the server hasn't.
+sub systems_there
+{
+	chomp(my $share = `'$option{bin}/pg_config' --sharedir`);
+	foreach my $system (splice @systems)
+	{
+		my $extension = $system->extension;
+		if (!defined $extension || -e "$share/extension/$extension.control")
 		{
-			my $invite = sql($origin, 'SELECT replp2p.create_invite()');
-			sql($cluster, sprintf("SELECT replp2p.join_group('%s', '%s', '%s')",
-				$cluster->{name}, dsn($cluster), $invite));
+			push @systems, $system;
+			next;
 		}
-		sql($cluster, 'SELECT replp2p.wait_for_ready()');
+		print STDERR $system->name, " is left out: the server has no extension $extension\n";
 	}
-}
-
-# Wait for a query to give t.
-sub poll
-{
-	my ($cluster, $sql, $seconds) = @_;
-	my $end = time + ($seconds // 300);
-	until ((sql($cluster, $sql) // '') eq 't')
-	{
-		die "$cluster->{name}: timed out: $sql\n" if time > $end;
-		sleep 0.005;
-	}
-}
-
-# Write a row on the origin and wait until all receivers have it; returns when.
-my $marker = 0;
-sub caught_up
-{
-	my ($system) = @_;
-	$marker++;
-	sql($system->{origin}, "INSERT INTO marker VALUES ($marker)");
-	poll($_, "SELECT EXISTS (SELECT FROM marker WHERE id = $marker)") foreach @{ $system->{receivers} };
-	return time;
-}
-
-#
-# pgbench.
-#
-
-sub pgbench_target
-{
-	my ($cluster) = @_;
-	return ('-h', '127.0.0.1', '-p', $cluster->{port}, '-U', 'bench', 'bench');
-}
-
-# Start it; the caller reads its output to the end with pgbench_end.
-sub pgbench_start
-{
-	my ($cluster, @options) = @_;
-	my $pid = open(my $out, '-|', "$bin/pgbench", '-n', @options, pgbench_target($cluster))
-		or die "pgbench: $!\n";
-	return $out;
-}
-
-# Its tps, without the time to connect.
-sub pgbench_end
-{
-	my ($out) = @_;
-	my $text = do { local $/; <$out> };
-	close $out or die "pgbench failed\n";
-	my ($tps) = $text =~ /^tps = ([\d.]+)/m or die "pgbench gave no tps\n";
-	return $tps;
-}
-
-my $one_row = "$work/one_row.sql";
-
-sub one_row_write
-{
-	open my $file, '>', $one_row or die "$one_row: $!\n";
-	print $file "INSERT INTO item VALUES (nextval('item_id'), repeat('x', 60));\n";
-	close $file or die "$one_row: $!\n";
-}
-
-# Write a fixed number of one-row transactions on the origin.
-sub write_rows
-{
-	my ($system) = @_;
-	my $out = pgbench_start($system->{origin}, '-f', $one_row, '-c', $clients,
-		'-t', $size{transactions} / $clients);
-	return pgbench_end($out);
-}
-
-#
-# CPU time of the processes that replicate.
-#
-
-# Nanoseconds of CPU that a process has used; undef if it is gone.
-sub cpu_ns
-{
-	my ($pid) = @_;
-	if (open my $file, '<', "/proc/$pid/schedstat")
-	{
-		my ($ns) = split ' ', <$file> // '';
-		return $ns;
-	}
-	open my $file, '<', "/proc/$pid/stat" or return undef;
-	my @fields = split ' ', (<$file> // return undef) =~ s/^.*\) //r;
-	return ($fields[11] + $fields[12]) * 10_000_000;
-}
-
-# Whatever a cluster runs for replication: workers, and sessions of peers.
-sub replicating_pids
-{
-	my ($cluster) = @_;
-	return map { $_->[0] } $cluster->{session}->query(
-		"SELECT pid FROM pg_stat_activity WHERE usename = 'peer' AND backend_type IN ('walsender', 'client backend')"
-		. " OR backend_type LIKE 'replp2p%' OR backend_type LIKE 'logical replication%'");
-}
-
-sub cpu_begin
-{
-	my ($cluster) = @_;
-	my %first = map { $_ => cpu_ns($_) // 0 } replicating_pids($cluster);
-	return { cluster => $cluster, first => \%first, last => {%first} };
-}
-
-# Look again: a process that has come since counts from its start.
-sub cpu_look
-{
-	my ($cpu) = @_;
-	foreach my $pid (keys %{ $cpu->{last} }, replicating_pids($cpu->{cluster}))
-	{
-		my $ns = cpu_ns($pid);
-		$cpu->{last}{$pid} = $ns if defined $ns;
-	}
-}
-
-# Microseconds of CPU since the beginning.
-sub cpu_end
-{
-	my ($cpu) = @_;
-	cpu_look($cpu);
-	return sum(0, map { $cpu->{last}{$_} - ($cpu->{first}{$_} // 0) } keys %{ $cpu->{last} }) / 1000;
-}
-
-#
-# Measures. Each takes a system that runs and is idle, and leaves it so.
-#
-
-sub measure_tps
-{
-	my ($system) = @_;
-	my $out = pgbench_start($system->{origin}, '-c', $clients, '-T', $size{seconds});
-	my $tps = pgbench_end($out);
-	caught_up($system);
-	return (tps => $tps);
-}
-
-sub measure_cpu
-{
-	my ($system) = @_;
-	my $origin = cpu_begin($system->{origin});
-	my $receiver = cpu_begin($system->{receivers}[0]);
-	my $out = pgbench_start($system->{origin}, '-f', $one_row, '-c', $clients,
-		'-t', $size{transactions} / $clients);
-	my $ready = '';
-
-	# look now and then, so that a process that ends meanwhile is counted
-	until ($ready)
-	{
-		vec($ready = '', fileno($out), 1) = 1;
-		$ready = select($ready, undef, undef, 0.25) ? 1 : '';
-		cpu_look($_) foreach $origin, $receiver;
-	}
-	pgbench_end($out);
-	caught_up($system);
-	return (
-		'origin cpu' => cpu_end($origin) / $size{transactions},
-		'receiver cpu' => cpu_end($receiver) / $size{transactions});
-}
-
-# How the receiver is kept from getting anything, and let go again.
-my %hold = (
-	native => [
-		sub { sql($_[0], "ALTER SUBSCRIPTION from_a_to_$_[0]{name} DISABLE") },
-		sub { sql($_[0], "ALTER SUBSCRIPTION from_a_to_$_[0]{name} ENABLE") } ],
-	replp2p => [
-		sub { unreachable($_[0], 'a') },
-		sub { unreachable($_[0], '') } ],
-	paused => [
-		sub { sql($_[0], 'SELECT replp2p.pause_apply()') },
-		sub { sql($_[0], 'SELECT replp2p.resume_apply()') } ]);
-
-sub unreachable
-{
-	my ($cluster, $names) = @_;
-	sql($cluster, "ALTER SYSTEM SET replp2p.unreachable_peers = '$names'");
-	sql($cluster, 'SELECT pg_reload_conf()');
-	poll($cluster, "SELECT cut = ('$names' <> '') FROM replp2p.stat_links");
-}
-
-# Transactions a second, from the word go to the last one being visible.
-sub drain
-{
-	my ($system, $way) = @_;
-	my $receiver = $system->{receivers}[0];
-	my ($stop, $go) = @{ $hold{$way} };
-
-	$stop->($receiver);
-	# a worker may still be at its last transaction
-	sleep 0.5;
-	write_rows($system);
-	$marker++;
-	sql($system->{origin}, "INSERT INTO marker VALUES ($marker)");
-	poll($receiver, "SELECT known_seq = (SELECT stored_seq FROM replp2p.stat_log l WHERE l.origin = s.origin)"
-		. " AND lag_transactions > $size{transactions} FROM replp2p.stat_lag s WHERE origin = 'a'")
-		if $way eq 'paused';
-	my $start = time;
-	$go->($receiver);
-	poll($receiver, "SELECT EXISTS (SELECT FROM marker WHERE id = $marker)");
-	return ($size{transactions} + 1) / (time - $start);
-}
-
-sub measure_drain
-{
-	my ($system) = @_;
-	my @found = ('drain' => drain($system, $system->{way}));
-	push @found, 'drain, received' => drain($system, 'paused') if $system->{way} eq 'replp2p';
-	return @found;
-}
-
-sub percentile
-{
-	my ($p, @sorted) = @_;
-	return $sorted[ min($#sorted, int($p / 100 * @sorted)) ];
-}
-
-my $probe = 0;
-sub measure_latency
-{
-	my ($system) = @_;
-	my ($origin, $receiver) = map { $_->{session} } $system->{origin}, $system->{receivers}[0];
-	my $seconds = int($size{probes} * 0.03) + 2;
-	my $out = pgbench_start($system->{origin}, '-f', $one_row, '-c', 2, '-R', $rate, '-T', $seconds);
-	my @ms;
-
-	sleep 1;
-	foreach (1 .. $size{probes})
-	{
-		$probe++;
-		$origin->query("INSERT INTO probe VALUES ($probe)");
-		my $committed = time;
-		sleep 0.0002 until $receiver->query("SELECT FROM probe WHERE id = $probe");
-		push @ms, 1000 * (time - $committed);
-		sleep 0.02;
-	}
-	pgbench_end($out);
-	caught_up($system);
-	@ms = sort { $a <=> $b } @ms;
-	return ('latency p50' => percentile(50, @ms), 'latency p99' => percentile(99, @ms));
-}
-
-sub system_measure
-{
-	my ($system, $round) = @_;
-	my $receivers = $system->{count};
-	my @measures = (\&measure_tps);
-
-	push @measures, \&measure_cpu if $receivers;
-	push @measures, \&measure_drain, \&measure_latency if $receivers == 1;
-
-	cluster_start($_) foreach @{ $system->{clusters} };
-	caught_up($system);
-	foreach my $measure (@measures)
-	{
-		my @found = $measure->($system);
-		while (my ($name, $value) = splice @found, 0, 2)
-		{
-			push @values, [ $name, $system->{name}, $round, $value ];
-			print STDERR sprintf("round %d  %-10s %-16s %.2f\n", $round, $system->{name}, $name, $value);
-		}
-	}
-	cluster_stop($_) foreach reverse @{ $system->{clusters} };
-}
-
-#
-# What was found.
-#
-
-sub median
-{
-	my ($measure, $system) = @_;
-	my @found = sort { $a <=> $b } map { $_->[3] } grep { $_->[0] eq $measure && $_->[1] eq $system } @values;
-	return undef unless @found;
-	return ($found[ $#found / 2 ] + $found[ @found / 2 ]) / 2;
-}
-
-# measure, unit, number of receivers
-my @lines = (
-	[ 'origin cpu', 'us/tx', 1 ], [ 'origin cpu', 'us/tx', 2 ],
-	[ 'receiver cpu', 'us/tx', 1 ], [ 'receiver cpu', 'us/tx', 2 ],
-	[ 'drain', 'tx/s', 1 ], [ 'drain, received', 'tx/s', 1 ],
-	[ 'latency p50', 'ms', 1 ], [ 'latency p99', 'ms', 1 ],
-	[ 'tps', 'tx/s', 1 ], [ 'tps', 'tx/s', 2 ]);
-
-sub report
-{
-	my $none = median('tps', 'none 0');
-	my $cell = sub { defined $_[0] ? sprintf("%.*f", $_[0] < 100 ? 2 : 0, $_[0]) : '-' };
-
-	printf "\n%-18s %9s %6s %12s %12s %8s\n", 'medians of ' . $size{rounds}, 'receivers', 'unit',
-		'native', 'replp2p', 'ratio';
-	foreach (@lines)
-	{
-		my ($measure, $unit, $receivers) = @$_;
-		my ($native, $ours) = map { median($measure, "$_ $receivers") } 'native', 'replp2p';
-		my $base = $measure eq 'drain, received' ? median('drain', 'native 1') : $native;
-		printf "%-18s %9d %6s %12s %12s %8s\n", $measure, $receivers, $unit, $cell->($native), $cell->($ours),
-			sprintf('%.2f', $ours / $base);
-	}
-	printf "%-18s %9d %6s %12s\n", 'tps, no receiver', 0, 'tx/s', $cell->($none);
-	print "\n";
-	foreach my $receivers (1, 2)
-	{
-		printf "tps with %d receiver%s of that without: native %.2f, replp2p %.2f\n", $receivers,
-			$receivers == 1 ? '' : 's', map { median('tps', "$_ $receivers") / $none } 'native', 'replp2p';
-	}
-}
-
-sub csv_write
-{
-	open my $csv, '>', "$work/result.csv" or die "result.csv: $!\n";
-	print $csv "measure,system,receivers,round,value\n";
-	foreach (@values)
-	{
-		my ($measure, $system, $round, $value) = @$_;
-		printf $csv "\"%s\",%s,%d,%d,%.4f\n", $measure, split(' ', $system), $round, $value;
-	}
-	close $csv or die "result.csv: $!\n";
+	die "no system is left\n" if !@systems;
 }
 
 # Whatever happens, no server stays.
 END
 {
 	my $status = $?;
-	foreach my $cluster (map { @{ $_->{clusters} // [] } } @systems)
-	{
-		next unless $cluster->{running};
-		system("$bin/pg_ctl", '-D', $cluster->{data}, '-m', 'immediate', '-w', '-s', 'stop');
-	}
+	Bench::Cluster::stop_all();
 	$? = $status;
 }
 
-one_row_write();
-foreach my $system (@systems)
+systems_there();
+if ($option{profile})
 {
-	print STDERR "setting up $system->{name}\n";
-	system_make($system);
+	Bench::Profile::run($option{work}, $option{quick} ? 5 : 15, \&group_one_way, \@systems);
+	exit 0;
 }
-foreach my $round (1 .. $size{rounds})
+foreach my $count (@peers)
 {
-	# who comes first changes
-	my @order = $round % 2 ? @systems : reverse @systems;
-	system_measure($_, $round) foreach @order;
+	next if buffers_mb($count) == 512;
+	print STDERR sprintf("with %d receivers each has %d MB of shared buffers instead of 512\n", $count, buffers_mb($count));
 }
-csv_write();
-report();
+round_run($_) foreach 1 .. $rounds;
+$report->print_table(\@systems);
+Bench::Plot::write("$option{work}/result.svg", $report, \@systems);

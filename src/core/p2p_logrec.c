@@ -4,12 +4,15 @@
  *
  * The format stands in p2p_logrec.h. The checksum covers the type and the
  * zeros first, then the length, then the payload: a record that is all zeros
- * (a hole that a crash left in the file) is refused by its type already.
+ * (a hole that a crash left in the file, or space prepared for what comes next) is refused
+ * by its type already.
  *
  * P2P_TORN means "wait or cut": every byte that is there could be the start of
  * a sound record. P2P_CORRUPT means that more bytes won't help.
  */
 #include "p2p_logrec.h"
+
+#include <string.h>
 
 #include "p2p_crc32c.h"
 
@@ -61,6 +64,17 @@ p2p_logrec_peek(const void *bytes, size_t length, P2pLogType *type, uint32_t *pa
 		return P2P_CORRUPT;
 	*type = (P2pLogType) type_and_zeros;
 	return P2P_OK;
+}
+
+/* Say whether all that is there of a header is zero, which no record's length and type are. */
+bool
+p2p_logrec_is_blank(const void *bytes, size_t length)
+{
+	static const uint8_t zeros[P2P_LOGREC_HEADER_SIZE];
+
+	if (length > sizeof(zeros))
+		length = sizeof(zeros);
+	return memcmp(bytes, zeros, length) == 0;
 }
 
 /* Check the record at the start of bytes; what stands behind it does not matter. */

@@ -9,6 +9,8 @@
  *	       9    3  zero
  *	      12    n  payload
  *
+ * Behind the last record of a file there may be zeros: space that is prepared for the next ones.
+ *
  * POSITION payload (own log only): u64 lsn, u64 seq, i64 stamp of the last
  * local transaction, i64 floor, vector (the applied vector as capture had read
  * it from the WAL up to lsn, own component = seq). BATCH payload: p2p_batch.h.
@@ -39,6 +41,9 @@ void		p2p_logrec_header(P2pLogType type, const void *first, uint32_t first_lengt
  */
 P2pStatus	p2p_logrec_peek(const void *bytes, size_t length,
 							P2pLogType *type, uint32_t *payload_length);
+
+/* Can no record begin here, because there are zeros where its header would be (or the end of the file)? */
+bool		p2p_logrec_is_blank(const void *bytes, size_t length);
 
 /* Check the whole record (header and payload): P2P_OK, P2P_TORN or P2P_CORRUPT. */
 P2pStatus	p2p_logrec_check(const void *bytes, size_t length);

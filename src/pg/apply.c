@@ -75,12 +75,14 @@ typedef struct ApplyOrigin
 static RpNode *node;
 static ApplyOrigin origins[RP_MAX_MEMBERS];
 static MemoryContext turn_context;
+static MemoryContext change_context;	/* of one change */
 static RepOriginId session_origin = InvalidRepOriginId;
 static uint64 known_generation = 0;
 static int64 wake_us;			/* monotonic; 0 = nothing timed */
 static XLogRecPtr last_commit = InvalidXLogRecPtr;	/* not yet told to capture */
 
 static void commits_publish(void);
+static void listening_set(void);
 static void members_refresh(void);
 static void wait_until_ready(void);
 static void handlers_load(void);
@@ -118,6 +120,7 @@ rp_apply_main(Datum dboid)
 {
 	node = rp_worker_open(dboid, RP_WORKER_APPLY);
 	turn_context = AllocSetContextCreate(TopMemoryContext, "replp2p apply", ALLOCSET_DEFAULT_SIZES);
+	change_context = AllocSetContextCreate(TopMemoryContext, "replp2p change", ALLOCSET_DEFAULT_SIZES);
 	rp_versions_attach(node->dboid);
 	rp_relation_maps_init();
 	rp_keyindex_init(node);
@@ -136,6 +139,7 @@ rp_apply_main(Datum dboid)
 		wake_us = 0;
 		for (int slot = 1; slot < node->nmembers; slot++)
 			progress |= turn(slot);
+		listening_set();
 		progress |= follow_up();
 		handlers_settle();
 		housekeeping();
@@ -155,15 +159,10 @@ rp_apply_main(Datum dboid)
 static void
 commits_publish(void)
 {
-	uint64		old = pg_atomic_read_u64(&node->commit_lsn);
-
 	if (last_commit == InvalidXLogRecPtr)
 		return;
-	while (old < last_commit &&
-		   !pg_atomic_compare_exchange_u64(&node->commit_lsn, &old, last_commit))
-		;
+	rp_commit_publish(node, last_commit);
 	last_commit = InvalidXLogRecPtr;
-	rp_worker_wake(node, RP_WORKER_CAPTURE);
 }
 
 /* Wake up by `at_us`, monotonic, at the latest. */
@@ -172,6 +171,22 @@ wake_by(int64 at_us)
 {
 	if (wake_us == 0 || at_us < wake_us)
 		wake_us = at_us;
+}
+
+/*
+ * Say whether local transactions leave anything for us to do, so that capture wakes us after them.
+ * Before follow_up looks: what is captured until then it sees, what comes later wakes us.
+ */
+static void
+listening_set(void)
+{
+	uint32		listens = node->displaced != RP_DISPLACED_NONE || rp_handlers_in_use() ||
+		rp_handlers_unsettled(node);
+
+	if (pg_atomic_read_u32(&node->apply_listens) == listens)
+		return;
+	pg_atomic_write_u32(&node->apply_listens, listens);
+	pg_memory_barrier();
 }
 
 /*
@@ -469,12 +484,12 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	txn.version.dot.origin = node->members[slot].origin;
 	txn.version.dot.seq = begin->seq;
 	txn.deps = deps;
+	txn.careful = origins[slot].retry_ms != 0;
 
 	StartTransactionCommand();
 	rp_apply_origin_set(slot, begin->seq, begin->stamp);
 	MemoryContextSwitchTo(TopTransactionContext);
-	txn.change_context = AllocSetContextCreate(TopTransactionContext, "replp2p change",
-											   ALLOCSET_DEFAULT_SIZES);
+	txn.change_context = change_context;
 	rp_versions_put(U64FromFullTransactionId(GetTopFullTransactionId()), &entry);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	rp_failure_begin(&txn, origins[slot].stream);
@@ -564,6 +579,8 @@ transaction_failed(int slot)
 	AbortCurrentTransaction();
 	rp_keyindex_abort();
 	rp_keysets_abort();
+	rp_relations_abort();
+	MemoryContextReset(change_context);
 	replorigin_session_origin = InvalidRepOriginId;
 	rp_stream_reset(origin->stream);
 	MemoryContextSwitchTo(turn_context);

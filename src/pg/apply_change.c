@@ -22,6 +22,12 @@
  *	     out again. Asking before the insert would leave a gap in which a
  *	     client inserts and deletes unseen.
  *
+ * Most changes meet nobody: the row is there in a version that the change has seen, or it is
+ * inserted and not there. For these one glance at the index does in place of step 2 (change_glanced): an
+ * update or delete is carried out on condition that the row is still the one that was judged, and an
+ * insert is checked by the unique index itself, which sees every row and hides none. Whatever is
+ * unusual has written nothing then, and goes all the steps.
+ *
  * Applied rows fire no triggers and check no constraints other than unique
  * ones: the origin has checked them. Code of the table's owner (index
  * expressions, generated columns, domains) runs as that owner.
@@ -58,6 +64,11 @@ static void change_key(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 					   TupleTableSlot *key, bool *has_base, TupleTableSlot *base);
 static bool change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 						TupleTableSlot *key);
+static bool change_glanced(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
+						   TupleTableSlot *key);
+static bool store_glanced(RpApplyTransaction *txn, RpOpenRelation *open, bool in_table);
+static void tombstone_reconsider(RpApplyTransaction *txn, P2pOp op, RpKeyHash hash,
+								 RpConflictRecord *record);
 static bool insert_is_overruled(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 								TupleTableSlot *key, RpStored stored);
 static void insert_without_key(RpApplyTransaction *txn, RpOpenRelation *open);
@@ -151,7 +162,7 @@ rp_apply_close_relations(RpApplyTransaction *txn)
 	ListCell   *cell;
 
 	foreach(cell, txn->opened)
-		rp_relation_close(lfirst(cell));
+		rp_relation_give(lfirst(cell));
 	txn->opened = NIL;
 }
 
@@ -161,6 +172,7 @@ relation_of(RpApplyTransaction *txn, RpRelationMap *map)
 {
 	ListCell   *cell;
 	RpOpenRelation *open;
+	MemoryContext old;
 
 	foreach(cell, txn->opened)
 	{
@@ -168,8 +180,10 @@ relation_of(RpApplyTransaction *txn, RpRelationMap *map)
 		if (open->map == map)
 			return open;
 	}
-	open = rp_relation_open(map);
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	open = rp_relation_take(map);
 	txn->opened = lappend(txn->opened, open);
+	MemoryContextSwitchTo(old);
 	return open;
 }
 
@@ -204,6 +218,11 @@ change_key(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSl
 	GetUserIdAndSecContext(&save_user, &save_sec);
 	SetUserIdAndSecContext(open->map->owner, save_sec | SECURITY_RESTRICTED_OPERATION);
 	txn->step = op == P2P_OP_DELETE ? rp_step_removing(txn->item) : rp_step_storing(txn->item);
+	if (base == NULL && change_glanced(txn, open, op, key))
+	{
+		SetUserIdAndSecContext(save_user, save_sec);
+		return;
+	}
 	do
 	{
 		RpSlotVersion version;
@@ -217,6 +236,105 @@ change_key(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSl
 			*has_base = ExecCopySlot(base, open->image) != NULL;
 	} while (!change_once(txn, open, op, key));
 	SetUserIdAndSecContext(save_user, save_sec);
+}
+
+/*
+ * Apply an operation that meets nobody. False: it is not as simple as that, and nothing has been
+ * written. The resolution is that of change_once.
+ */
+static bool
+change_glanced(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSlot *key)
+{
+	Oid			relid = open->map->relid;
+	RpSlotVersion row = {0};
+	RpSlotVersion tombstone = {0};
+	P2pKeyState here = {0};
+	P2pDecision decision;
+	RpConflictRecord record = {0};
+	RpKeyHash	hash;
+	RpGlance	glance;
+
+	if (txn->careful || rp_displaced_in(relid) || rp_handlers_of(relid) != NULL)
+		return false;
+	glance = rp_row_glance(open, key, open->local);
+	if (glance == RP_GLANCE_BUSY || (glance == RP_GLANCE_NOTHING && op != P2P_OP_INSERT))
+		return false;
+	here.row_exists = glance == RP_GLANCE_ROW;
+	if (here.row_exists)
+	{
+		row = rp_row_version(txn, open, open->local);
+		here.row = rp_version_of(txn->node, &row);
+	}
+	hash = rp_key_hash(open->map, key);
+	if (rp_keyindex_tombstone(relid, hash, &tombstone))
+		here.tombstone = rp_version_of(txn->node, &tombstone);
+	decision = p2p_resolve(op, &txn->version, txn->deps, &here);
+	if (decision.conflict != P2P_NO_CONFLICT)
+		return false;
+
+	switch (decision.action)
+	{
+		case P2P_KEEP:
+		case P2P_REMEMBER_DELETE:
+			return false;
+		case P2P_INSERT_ROW:
+			if (!store_glanced(txn, open, false))
+				return false;
+			if (insert_is_overruled(txn, open, op, key, RP_STORED))
+				return true;
+			record.open = open;
+			record.key = key;
+			record.remote_row = open->incoming;
+			record.applied_row = open->store;
+			record.incoming_wins = true;
+			tombstone_reconsider(txn, op, hash, &record);
+			if (record.conflict != P2P_NO_CONFLICT)
+				rp_conflict_record(txn, &record);
+			break;
+		case P2P_UPDATE_ROW:
+			if (!store_glanced(txn, open, true))
+				return false;
+			break;
+		case P2P_DELETE_ROW:
+			rp_displaced_touch(relid);
+			if (!rp_row_delete_unlocked(open))
+				return false;
+			break;
+	}
+	if (decision.remember)
+		rp_keyindex_delete(hash, &txn->slot_version);
+	CommandCounterIncrement();
+	return true;
+}
+
+/* Store the incoming row where a glance found a row in open->local, or none; false: it is not so any more. */
+static bool
+store_glanced(RpApplyTransaction *txn, RpOpenRelation *open, bool in_table)
+{
+	rp_row_build(open, in_table ? open->local : NULL);
+	if (!in_table && open->plain && open->key_alone)
+	{
+		rp_displaced_touch(open->map->relid);
+		rp_row_insert_new(open);
+		return true;
+	}
+	return rp_unique_store(txn, open, in_table ? RP_HERE_GLANCED : RP_HERE_NOTHING,
+						   &txn->slot_version) != RP_STORE_AGAIN;
+}
+
+/*
+ * After an insert: a local delete may have become known, which loses (else it
+ * would have been overruled), but is a conflict all the same.
+ */
+static void
+tombstone_reconsider(RpApplyTransaction *txn, P2pOp op, RpKeyHash hash, RpConflictRecord *record)
+{
+	P2pKeyState here = {0};
+
+	if (!rp_keyindex_tombstone(record->open->map->relid, hash, &record->local))
+		return;
+	here.tombstone = rp_version_of(txn->node, &record->local);
+	record->conflict = p2p_resolve(op, &txn->version, txn->deps, &here).conflict;
 }
 
 /*
@@ -270,18 +388,14 @@ change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableS
 			break;
 		case P2P_INSERT_ROW:
 		case P2P_UPDATE_ROW:
-			stored = rp_unique_store(txn, open, in_table, &txn->slot_version);
+			stored = rp_unique_store(txn, open, in_table ? RP_HERE_LOCKED : RP_HERE_NOTHING,
+									 &txn->slot_version);
 			if (stored == RP_STORE_AGAIN)
 				return false;
 			if (!in_table && insert_is_overruled(txn, open, op, key, stored))
 				return true;
-			/* it may have made known a local delete, which loses, but is a conflict all the same */
-			if (decision.conflict == P2P_NO_CONFLICT && !here.row_exists &&
-				rp_keyindex_tombstone(open->map->relid, hash, &record.local))
-			{
-				here.tombstone = rp_version_of(txn->node, &record.local);
-				record.conflict = p2p_resolve(op, &txn->version, txn->deps, &here).conflict;
-			}
+			if (decision.conflict == P2P_NO_CONFLICT && !here.row_exists)
+				tombstone_reconsider(txn, op, hash, &record);
 			break;
 		case P2P_DELETE_ROW:
 			if (in_table)

@@ -29,6 +29,7 @@ typedef struct RpApplyTransaction
 	uint64		conflicts;
 	bool		membership_changed;
 	bool		no_wait;		/* give way to local transactions: ERROR rather than wait for one */
+	bool		careful;		/* its last try failed: look twice, lock before writing */
 } RpApplyTransaction;
 
 /* apply_change.c: carry out one item of a transaction. tag: INSERT, UPDATE or DELETE. */
@@ -77,10 +78,16 @@ void		rp_siblings_load(void);
 void		rp_siblings_sweep(void);
 
 /*
- * apply_unique.c: store open->store as the row of its key (over the locked row in open->local if
- * row_exists), with this version, in a table that may have more unique indexes. A displaced row
+ * apply_unique.c: store open->store as the row of its key, over what is here, with this version, in a table that may have more unique indexes. A displaced row
  * of the key is forgotten if the row is stored, be it displaced again.
  */
+typedef enum RpHere
+{
+	RP_HERE_NOTHING,
+	RP_HERE_LOCKED,				/* the row in open->local */
+	RP_HERE_GLANCED				/* the same, but not locked: RP_STORE_AGAIN if it has changed */
+} RpHere;
+
 typedef enum RpStored
 {
 	RP_STORED,					/* it stands; others may have been displaced by it */
@@ -88,7 +95,7 @@ typedef enum RpStored
 	RP_STORE_AGAIN				/* a live row of that key appeared meanwhile; nothing is left behind */
 } RpStored;
 
-RpStored	rp_unique_store(RpApplyTransaction *txn, RpOpenRelation *open, bool row_exists,
+RpStored	rp_unique_store(RpApplyTransaction *txn, RpOpenRelation *open, RpHere here,
 							const RpSlotVersion *version);
 /* Remove the locked row in open->local; what it displaced is judged again after the commit. */
 void		rp_unique_delete(RpApplyTransaction *txn, RpOpenRelation *open);
@@ -104,6 +111,15 @@ int64		rp_displaced_due_us(void);
 
 /* apply_row.c: find and lock the row of key into out; false: there is none. */
 bool		rp_row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out);
+/* Look for it once, neither locking nor waiting. */
+typedef enum RpGlance
+{
+	RP_GLANCE_NOTHING,			/* no row, as far as one look can tell */
+	RP_GLANCE_ROW,				/* in out; nobody is at it */
+	RP_GLANCE_BUSY				/* a transaction has one in work */
+} RpGlance;
+
+RpGlance	rp_row_glance(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out);
 /* Build open->store from the incoming values over base (the row here), or over defaults (NULL). */
 void		rp_row_build(RpOpenRelation *open, TupleTableSlot *base);
 /* Insert store; false: a live row claims one of its unique values, and nothing is left behind. */
@@ -112,8 +128,19 @@ bool		rp_row_insert(RpOpenRelation *open);
 bool		rp_row_claim(RpOpenRelation *open, TupleTableSlot *key);
 /* Insert store into a table without a key. */
 void		rp_row_insert_anyway(RpOpenRelation *open);
-/* Overwrite the locked row in open->local by store; false: a live row may claim one of its unique values. */
-bool		rp_row_update(RpOpenRelation *open);
+/* Insert store, nothing having been glanced at, where the key's index is the only unique one; ERROR if that is not so any more. */
+void		rp_row_insert_new(RpOpenRelation *open);
+/* Overwrite the row in open->local by store. locked: by us. */
+typedef enum RpUpdated
+{
+	RP_UPDATED,
+	RP_UPDATED_CLASHING,		/* a live row may claim one of its unique values */
+	RP_UPDATE_AGAIN				/* not locked, and not as it was: nothing is left behind */
+} RpUpdated;
+
+RpUpdated	rp_row_update(RpOpenRelation *open, bool locked);
+/* Remove the row in open->local that was glanced at; false: it is not as it was. */
+bool		rp_row_delete_unlocked(RpOpenRelation *open);
 void		rp_row_delete(RpOpenRelation *open, TupleTableSlot *row);
 
 /*
@@ -179,13 +206,15 @@ typedef struct RpStreamChange
 {
 	uint64		change;			/* its number in the transaction, from 1 */
 	P2pTag		tag;
-	const P2pRelation *relation;	/* of a TRUNCATE: the first */
+	const P2pRelation *relation;	/* of a TRUNCATE: the first; see rp_stream_truncated */
 	const P2pValue *old_values; /* NULL if there are none */
 	const P2pValue *new_values;
 } RpStreamChange;
 
 /* Return it, until a reset; false: the stream stands at no change. */
 bool		rp_stream_change(RpStream *stream, RpStreamChange *change);
+/* If it is a TRUNCATE, its n-th table, from 0; NULL: it has no more. */
+const P2pRelation *rp_stream_truncated(RpStream *stream, uint32 n);
 /* The stamp of the transaction that was peeked; 0: none was since a reset. */
 P2pStamp	rp_stream_stamp(RpStream *stream);
 
@@ -203,7 +232,10 @@ void		rp_failure_store(int slot, const RpFailure *failure);
 void		rp_failure_begin(RpApplyTransaction *txn, RpStream *stream);
 /* In place of applying a change: keep it in the history. */
 void		rp_failure_skip(RpApplyTransaction *txn, uint64 change);
-/* Before the commit: the line goes with it. And after it. */
+/*
+ * Before the commit: the line goes with it. And after it: what was skipped is known to the indexes of
+ * keys all the same, as at the next start of apply (a delete that was left out beats older writes).
+ */
 void		rp_failure_end(RpApplyTransaction *txn);
 void		rp_failure_over(int slot);
 

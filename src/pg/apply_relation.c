@@ -12,6 +12,15 @@
  * a schema change spreads one table comes in several (an origin's next
  * transaction, our own log read beside it): each description has its own map, so that
  * none changes under somebody who is still using it.
+ *
+ * Opening a table for writing makes executor state, slots and index descriptions.
+ * That costs more than applying a row, so it is kept with the map
+ * (rp_relation_take, rp_relation_give) until an invalidation of the table or of one of its
+ * indexes; each transaction only opens the relations themselves, takes their
+ * locks, and puts them in their places. Not kept is what holds on to
+ * more: expressions, predicates, defaults, generated columns, access methods other than
+ * btree with state of their own. After an error all that was in use
+ * is thrown away, since its slots hold buffers that the abort has released.
  */
 #include "postgres.h"
 
@@ -28,24 +37,33 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
+#include "port/pg_bswap.h"
 #include "rewrite/rewriteHandler.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/syscache.h"
 
 #include "apply_relation.h"
 #include "settings.h"
 
 #define KEY_HASH_SEED_1 UINT64CONST(0x6c62272e07bb0142)
+/* A buffer for values that is not larger than this is kept from one to the next. */
+#define RECEIVED_KEPT (64 * 1024)
 #define KEY_HASH_SEED_2 UINT64CONST(0x9e3779b97f4a7c15)
 
 static HTAB *maps = NULL;
+static StringInfoData received;	/* scratch of value_receive; data NULL: none */
+static RpOpenRelation *taken = NULL;	/* by rp_relation_take, not given back */
 
 static void map_invalidate(Datum arg, Oid relid);
 static RpRelationMap *map_find(const P2pRelation *remote, bool for_reading);
@@ -56,7 +74,15 @@ static bool type_has_receive(Oid type);
 static void map_key(RpRelationMap *map, Relation rel);
 static Oid	key_index_find(RpRelationMap *map, Relation rel);
 static void map_defaults(RpRelationMap *map, Relation rel);
+static RpOpenRelation *open_make(RpRelationMap *map, MemoryContext parent);
+static void open_slots(RpOpenRelation *open);
+static bool open_is_plain(RpOpenRelation *open);
+static void open_attach(RpOpenRelation *open);
+static void open_detach(RpOpenRelation *open);
+static void open_free(RpOpenRelation *open);
 static List *arbiters_find(RpOpenRelation *open);
+static Datum value_receive(RpRelationMap *map, uint32 i, const P2pValue *value);
+static bool value_read(const RpColumnMap *column, const P2pValue *value, Datum *datum);
 
 void
 rp_relation_maps_init(void)
@@ -70,6 +96,18 @@ rp_relation_maps_init(void)
 	CacheRegisterRelcacheCallback(map_invalidate, (Datum) 0);
 }
 
+/* Is relid an index of the executor state that is kept with the map? */
+static bool
+is_kept_index(const RpRelationMap *map, Oid relid)
+{
+	for (int i = 0; map->kept != NULL && i < map->kept->result->ri_NumIndices; i++)
+	{
+		if (map->kept->index_oids[i] == relid)
+			return true;
+	}
+	return false;
+}
+
 /* Forget that the maps of relid (or of all tables) are right. */
 static void
 map_invalidate(Datum arg, Oid relid)
@@ -80,7 +118,8 @@ map_invalidate(Datum arg, Oid relid)
 	hash_seq_init(&scan, maps);
 	while ((map = hash_seq_search(&scan)) != NULL)
 	{
-		if (relid == InvalidOid || map->relid == relid || map->relid == InvalidOid)
+		if (relid == InvalidOid || map->relid == relid || map->relid == InvalidOid ||
+			is_kept_index(map, relid))
 			map->valid = false;
 	}
 }
@@ -164,6 +203,7 @@ map_build(RpRelationMap *map, const P2pRelation *remote)
 	Relation	rel;
 
 	map->valid = false;
+	map->built++;
 	MemoryContextReset(map->memory);
 	old = MemoryContextSwitchTo(map->memory);
 	map->remote = *remote;
@@ -307,8 +347,7 @@ map_key(RpRelationMap *map, Relation rel)
 		bool		varlena;
 
 		map->key_attnos[k] = attno;
-		map->key_equal_proc[k] = get_opcode(equal);
-		fmgr_info_cxt(map->key_equal_proc[k], &map->key_equal[k], map->memory);
+		fmgr_info_cxt(get_opcode(equal), &map->key_equal[k], map->memory);
 		map->key_collation[k] = index->rd_indcollation[k];
 		map->key_hash[k].fn_oid = InvalidOid;
 		if (OidIsValid(type->hash_extended_proc))
@@ -387,8 +426,18 @@ map_defaults(RpRelationMap *map, Relation rel)
 RpOpenRelation *
 rp_relation_open(RpRelationMap *map)
 {
-	RpOpenRelation *open = palloc0_object(RpOpenRelation);
-	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	return open_make(map, CurrentMemoryContext);
+}
+
+/* Open the table and make all that is needed for writing to it, in memory of its own below parent. */
+static RpOpenRelation *
+open_make(RpRelationMap *map, MemoryContext parent)
+{
+	MemoryContext memory;
+	MemoryContext old;
+	RpOpenRelation *open;
+	RangeTblEntry *rte;
+	Relation	rel;
 
 	if (!OidIsValid(map->relid))
 		ereport(ERROR,
@@ -396,32 +445,207 @@ rp_relation_open(RpRelationMap *map)
 				 errmsg("table \"%s.%s\" does not exist here", map->remote.schema, map->remote.name),
 				 errhint("Create it on this node; applying goes on by itself.")));
 
+	rel = table_open(map->relid, RowExclusiveLock);
+	memory = AllocSetContextCreate(CurrentMemoryContext, "replp2p open relation",
+								   ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(memory);
+	open = palloc0_object(RpOpenRelation);
 	open->map = map;
-	open->rel = table_open(map->relid, RowExclusiveLock);
+	open->memory = memory;
+	open->built = map->built;
+	open->rel = rel;
 	open->estate = CreateExecutorState();
+	rte = makeNode(RangeTblEntry);
 	rte->rtekind = RTE_RELATION;
 	rte->relid = map->relid;
-	rte->relkind = open->rel->rd_rel->relkind;
+	rte->relkind = rel->rd_rel->relkind;
 	rte->rellockmode = RowExclusiveLock;
 	ExecInitRangeTable(open->estate, list_make1(rte));
 	open->result = makeNode(ResultRelInfo);
-	InitResultRelInfo(open->result, open->rel, 1, NULL, 0);
+	InitResultRelInfo(open->result, rel, 1, NULL, 0);
 	open->estate->es_opened_result_relations =
 		lappend(open->estate->es_opened_result_relations, open->result);
 	open->estate->es_output_cid = GetCurrentCommandId(true);
 	ExecOpenIndices(open->result, true);
-
-	open->local = table_slot_create(open->rel, &open->estate->es_tupleTable);
-	open->found = table_slot_create(open->rel, &open->estate->es_tupleTable);
-	open->incoming = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
-	open->old = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
-	open->store = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
-	open->image = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
-	open->base = ExecInitExtraTupleSlot(open->estate, RelationGetDescr(open->rel), &TTSOpsVirtual);
+	open->key_index = -1;
+	open->key_alone = true;
+	open->index_oids = palloc_array(Oid, Max(open->result->ri_NumIndices, 1));
+	for (int i = 0; i < open->result->ri_NumIndices; i++)
+	{
+		open->index_oids[i] = RelationGetRelid(open->result->ri_IndexRelationDescs[i]);
+		if (open->index_oids[i] == map->key_index)
+			open->key_index = i;
+		else if (open->result->ri_IndexRelationDescs[i]->rd_index->indisunique)
+			open->key_alone = false;
+	}
+	open->key_alone &= open->key_index >= 0;
+	open_slots(open);
 	open->arbiters = arbiters_find(open);
 	open->given = palloc0_array(bool, Max(map->natts, 1));
 	open->unavailable = palloc0_array(bool, Max(map->natts, 1));
+	open->plain = open_is_plain(open);
+	MemoryContextSwitchTo(old);
+	MemoryContextSetParent(memory, parent);
 	return open;
+}
+
+/* Make the slots, with a row description of their own: that of the relation may go before they do. */
+static void
+open_slots(RpOpenRelation *open)
+{
+	TupleDesc	desc = CreateTupleDescCopyConstr(RelationGetDescr(open->rel));
+	const TupleTableSlotOps *stored = table_slot_callbacks(open->rel);
+
+	open->local = ExecInitExtraTupleSlot(open->estate, desc, stored);
+	open->found = ExecInitExtraTupleSlot(open->estate, desc, stored);
+	open->incoming = ExecInitExtraTupleSlot(open->estate, desc, &TTSOpsVirtual);
+	open->old = ExecInitExtraTupleSlot(open->estate, desc, &TTSOpsVirtual);
+	open->store = ExecInitExtraTupleSlot(open->estate, desc, &TTSOpsVirtual);
+	open->image = ExecInitExtraTupleSlot(open->estate, desc, &TTSOpsVirtual);
+	open->base = ExecInitExtraTupleSlot(open->estate, desc, &TTSOpsVirtual);
+}
+
+/* May all of it but the relations outlive the transaction? */
+static bool
+open_is_plain(RpOpenRelation *open)
+{
+	TupleConstr *constraints = RelationGetDescr(open->rel)->constr;
+
+	if (open->map->ndefaults > 0 || (constraints != NULL && constraints->has_generated_stored))
+		return false;
+	for (int i = 0; i < open->result->ri_NumIndices; i++)
+	{
+		IndexInfo  *info = open->result->ri_IndexRelationInfo[i];
+
+		if (info->ii_Am != BTREE_AM_OID || info->ii_Expressions != NIL ||
+			info->ii_Predicate != NIL || info->ii_ExclusionOps != NULL)
+			return false;
+	}
+	return true;
+}
+
+RpOpenRelation *
+rp_relation_take(RpRelationMap *map)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	RpOpenRelation *open;
+
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	if (map->kept != NULL)
+	{
+		/* with the lock come the invalidations of whoever had it before */
+		LockRelationOid(map->kept->map->relid, RowExclusiveLock);
+		if (!map->valid || map->kept->built != map->built)
+		{
+			open_free(map->kept);
+			map->kept = NULL;
+		}
+	}
+	if (map->kept != NULL)
+	{
+		open = map->kept;
+		open_attach(open);
+		map->kept = NULL;
+	}
+	else
+		open = open_make(map, TopMemoryContext);
+	open->next = taken;
+	taken = open;
+	CurrentResourceOwner = owner;
+	return open;
+}
+
+void
+rp_relation_give(RpOpenRelation *open)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	RpOpenRelation **at = &taken;
+
+	while (*at != open)
+		at = &(*at)->next;
+	*at = open->next;
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	open_detach(open);
+	CurrentResourceOwner = owner;
+	if (open->plain && open->map->kept == NULL && open->map->valid && open->built == open->map->built)
+		open->map->kept = open;
+	else
+		open_free(open);
+}
+
+void
+rp_relations_abort(void)
+{
+	while (taken != NULL)
+	{
+		RpOpenRelation *open = taken;
+
+		taken = open->next;
+		MemoryContextDelete(open->memory);
+	}
+}
+
+/* Open the relations again, the table being locked, and put them in their places. */
+static void
+open_attach(RpOpenRelation *open)
+{
+	ResultRelInfo *result = open->result;
+
+	open->rel = table_open(open->map->relid, NoLock);
+	result->ri_RelationDesc = open->rel;
+	for (int i = 0; i < result->ri_NumIndices; i++)
+		result->ri_IndexRelationDescs[i] = index_open(open->index_oids[i], RowExclusiveLock);
+	open->estate->es_output_cid = GetCurrentCommandId(true);
+}
+
+/* Let go of all that belongs to the transaction; locks stay. */
+static void
+open_detach(RpOpenRelation *open)
+{
+	if (open->scan != NULL)
+	{
+		index_endscan(open->scan);
+		MemoryContextDelete(open->scan_memory);
+	}
+	open->scan = NULL;
+	ExecClearTuple(open->local);
+	ExecClearTuple(open->found);
+	ExecClearTuple(open->incoming);
+	ExecClearTuple(open->old);
+	ExecClearTuple(open->store);
+	ExecClearTuple(open->image);
+	ExecClearTuple(open->base);
+	for (int i = 0; i < open->result->ri_NumIndices; i++)
+		index_close(open->result->ri_IndexRelationDescs[i], NoLock);
+	table_close(open->rel, NoLock);
+}
+
+/* Free the state of a table that is detached. */
+static void
+open_free(RpOpenRelation *open)
+{
+	FreeExecutorState(open->estate);
+	MemoryContextDelete(open->memory);
+}
+
+IndexScanDesc
+rp_relation_key_scan(RpOpenRelation *open)
+{
+	if (open->scan == NULL)
+	{
+		ResourceOwner owner = CurrentResourceOwner;
+		MemoryContext old;
+
+		open->scan_memory = AllocSetContextCreate(open->memory, "replp2p key scan",
+												  ALLOCSET_DEFAULT_SIZES);
+		old = MemoryContextSwitchTo(open->scan_memory);
+		CurrentResourceOwner = TopTransactionResourceOwner;
+		open->scan = index_beginscan(open->rel, open->result->ri_IndexRelationDescs[open->key_index],
+									 &open->dirty, open->map->nkeys, 0);
+		CurrentResourceOwner = owner;
+		MemoryContextSwitchTo(old);
+	}
+	return open->scan;
 }
 
 /* The unique indexes in which a clash is resolved; those of deferrable constraints are not. */
@@ -444,14 +668,8 @@ arbiters_find(RpOpenRelation *open)
 void
 rp_relation_close(RpOpenRelation *open)
 {
-	ExecCloseIndices(open->result);
-	ExecResetTupleTable(open->estate->es_tupleTable, false);
-	FreeExecutorState(open->estate);
-	table_close(open->rel, NoLock);
-	list_free(open->arbiters);
-	pfree(open->given);
-	pfree(open->unavailable);
-	pfree(open);
+	open_detach(open);
+	open_free(open);
 }
 
 void
@@ -476,7 +694,6 @@ rp_values_to_slot(RpRelationMap *map, const P2pValue *values,
 	{
 		RpColumnMap *column = &map->columns[i];
 		const P2pValue *value = &values[i];
-		StringInfoData buf;
 
 		if (column->attno < 0 || value->kind == P2P_VALUE_ABSENT)
 			continue;
@@ -492,25 +709,8 @@ rp_values_to_slot(RpRelationMap *map, const P2pValue *values,
 					unavailable[column->attno] = true;
 				break;
 			case P2P_VALUE_BINARY:
-				if (!column->has_receive)
-					ereport(ERROR,
-							(errcode(ERRCODE_UNDEFINED_FUNCTION),
-							 errmsg("column \"%s\" of table \"%s.%s\" has a type here that takes no binary values",
-									map->remote.columns[i].name, map->remote.schema, map->remote.name),
-							 errhint("Give the column the same type (%s) on every node.",
-									 map->remote.columns[i].type)));
-				initStringInfo(&buf);
-				appendBinaryStringInfo(&buf, (const char *) value->data, value->length);
-				slot->tts_values[column->attno] =
-					ReceiveFunctionCall(&column->receive, &buf, column->receive_ioparam, column->typmod);
+				slot->tts_values[column->attno] = value_receive(map, i, value);
 				slot->tts_isnull[column->attno] = false;
-				if (buf.cursor != buf.len)
-					ereport(ERROR,
-							(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
-							 errmsg("value of column \"%s\" of table \"%s.%s\" does not fit its type here",
-									map->remote.columns[i].name, map->remote.schema, map->remote.name),
-							 errhint("Give the column the same type (%s) on every node.",
-									 map->remote.columns[i].type)));
 				break;
 			case P2P_VALUE_TEXT:
 				slot->tts_values[column->attno] =
@@ -523,6 +723,86 @@ rp_values_to_slot(RpRelationMap *map, const P2pValue *values,
 	}
 	ExecStoreVirtualTuple(slot);
 	SetUserIdAndSecContext(save_user, save_sec);
+}
+
+/* Make a datum of a binary value of column i, in CurrentMemoryContext. */
+static Datum
+value_receive(RpRelationMap *map, uint32 i, const P2pValue *value)
+{
+	RpColumnMap *column = &map->columns[i];
+	Datum		datum;
+
+	if (value_read(column, value, &datum))
+		return datum;
+	if (!column->has_receive)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("column \"%s\" of table \"%s.%s\" has a type here that takes no binary values",
+						map->remote.columns[i].name, map->remote.schema, map->remote.name),
+				 errhint("Give the column the same type (%s) on every node.",
+						 map->remote.columns[i].type)));
+	if (received.data == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		initStringInfo(&received);
+		MemoryContextSwitchTo(old);
+	}
+	resetStringInfo(&received);
+	appendBinaryStringInfo(&received, (const char *) value->data, value->length);
+	datum = ReceiveFunctionCall(&column->receive, &received, column->receive_ioparam, column->typmod);
+	if (received.cursor != received.len)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
+				 errmsg("value of column \"%s\" of table \"%s.%s\" does not fit its type here",
+						map->remote.columns[i].name, map->remote.schema, map->remote.name),
+				 errhint("Give the column the same type (%s) on every node.",
+						 map->remote.columns[i].type)));
+	if (received.maxlen > RECEIVED_KEPT)
+	{
+		pfree(received.data);
+		received.data = NULL;
+	}
+	return datum;
+}
+
+/* Read a value of one of the types that most columns have without calling its function; false: that must. */
+static bool
+value_read(const RpColumnMap *column, const P2pValue *value, Datum *datum)
+{
+	uint16		n16;
+	uint32		n32;
+	uint64		n64;
+
+	switch (column->receive.fn_oid)
+	{
+		case F_INT2RECV:
+			if (value->length != sizeof(n16))
+				return false;
+			memcpy(&n16, value->data, sizeof(n16));
+			*datum = Int16GetDatum((int16) pg_ntoh16(n16));
+			return true;
+		case F_INT4RECV:
+			if (value->length != sizeof(n32))
+				return false;
+			memcpy(&n32, value->data, sizeof(n32));
+			*datum = Int32GetDatum((int32) pg_ntoh32(n32));
+			return true;
+		case F_INT8RECV:
+			if (value->length != sizeof(n64))
+				return false;
+			memcpy(&n64, value->data, sizeof(n64));
+			*datum = Int64GetDatum((int64) pg_ntoh64(n64));
+			return true;
+		case F_TEXTRECV:
+			(void) pg_verify_mbstr(GetDatabaseEncoding(), (const char *) value->data,
+								   (int) value->length, false);
+			*datum = PointerGetDatum(cstring_to_text_with_len((const char *) value->data,
+															  (int) value->length));
+			return true;
+		default:
+			return false;
+	}
 }
 
 RpKeyHash

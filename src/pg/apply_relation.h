@@ -1,18 +1,21 @@
 /*
  * apply_relation.h
  *	  Tables as apply sees them: a remote description mapped to a local table,
- *	  and the same table opened for the length of one transaction.
+ *	  and the same table opened for the length of one transaction, by executor
+ *	  state that outlives it.
  */
 #ifndef RP_APPLY_RELATION_H
 #define RP_APPLY_RELATION_H
 
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "executor/execdesc.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "nodes/execnodes.h"
 #include "utils/relcache.h"
+#include "utils/snapshot.h"
 #include "utils/typcache.h"
 
 #include "p2p_body.h"
@@ -54,7 +57,6 @@ typedef struct RpRelationMap
 	int			nkeys;
 	int			key_attnos[INDEX_MAX_KEYS]; /* 0-based, in index order */
 	FmgrInfo	key_equal[INDEX_MAX_KEYS];
-	Oid			key_equal_proc[INDEX_MAX_KEYS];
 	Oid			key_collation[INDEX_MAX_KEYS];
 	FmgrInfo	key_hash[INDEX_MAX_KEYS];	/* extended hash; fn_oid invalid: hash the bytes of its text */
 	FmgrInfo	key_out[INDEX_MAX_KEYS];
@@ -63,6 +65,8 @@ typedef struct RpRelationMap
 	int			ndefaults;		/* local columns that the remote side lacks */
 	int		   *default_attnos;
 	Node	  **defaults;		/* planned expressions, Expr nodes; NULL = null */
+	uint64		built;			/* grows each time it is built */
+	struct RpOpenRelation *kept;	/* executor state that waits for the next transaction, or NULL */
 } RpRelationMap;
 
 /* A key by value: two independent 64-bit hashes of (table, key values). */
@@ -76,6 +80,10 @@ typedef struct RpKeyHash
 typedef struct RpOpenRelation
 {
 	RpRelationMap *map;
+	MemoryContext memory;		/* of this and of all below, but for what the server's caches own */
+	uint64		built;			/* the map's, when this was made */
+	bool		plain;			/* nothing in it is tied to one transaction but rel, indexes and scan */
+	struct RpOpenRelation *next;	/* of those taken by rp_relation_take */
 	Relation	rel;
 	EState	   *estate;
 	ResultRelInfo *result;
@@ -86,6 +94,12 @@ typedef struct RpOpenRelation
 	TupleTableSlot *store;		/* virtual: what is written */
 	TupleTableSlot *image;		/* virtual: a row that was kept elsewhere */
 	TupleTableSlot *base;		/* virtual: scratch of apply_tracked.c */
+	int			key_index;		/* which of result's indexes is the key's; -1: none of them */
+	bool		key_alone;		/* it is the only unique one */
+	Oid		   *index_oids;		/* of result's indexes */
+	IndexScanDesc scan;			/* on the key's index, from its first look-up in the transaction on */
+	MemoryContext scan_memory;	/* of all that the index allocates for it */
+	SnapshotData dirty;			/* of that scan */
 	List	   *arbiters;		/* oids of the unique indexes that are checked at once: the key's, and further ones */
 	bool	   *given;			/* per local attribute: incoming carries a value */
 	bool	   *unavailable;	/* per local attribute: unchanged TOAST, not sent */
@@ -106,10 +120,21 @@ RpRelationMap *rp_relation_map(const P2pRelation *remote);
  */
 RpRelationMap *rp_relation_map_for_reading(const P2pRelation *remote);
 
-/* Open for writing. ERROR with a hint if there is no such table. */
+/* Open for writing, in CurrentMemoryContext. ERROR with a hint if there is no such table. */
 RpOpenRelation *rp_relation_open(RpRelationMap *map);
 /* Close executor state; locks stay until the transaction ends. */
 void		rp_relation_close(RpOpenRelation *open);
+/*
+ * The same for apply's transactions, with executor state that is kept from one to the next for
+ * as long as nothing in the table's shape changes. In the top transaction or
+ * any subtransaction, for the rest of the top one.
+ */
+RpOpenRelation *rp_relation_take(RpRelationMap *map);
+void		rp_relation_give(RpOpenRelation *open);
+/* After an abort: forget those that were taken, the server has let go of their relations. */
+void		rp_relations_abort(void);
+/* The scan on the key's index, to be used by apply_row.c. */
+IndexScanDesc rp_relation_key_scan(RpOpenRelation *open);
 
 /*
  * Turn values into local columns of slot (virtual, cleared first); other

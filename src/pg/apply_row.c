@@ -14,6 +14,7 @@
 
 #include "access/genam.h"
 #include "access/nbtree.h"
+#include "access/relscan.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -37,17 +38,12 @@ static bool
 index_look(RpOpenRelation *open, TupleTableSlot *key, Snapshot snapshot, TupleTableSlot *out)
 {
 	RpRelationMap *map = open->map;
-	Relation	index = NULL;
 	ScanKeyData scan_keys[INDEX_MAX_KEYS];
 	IndexScanDesc scan;
+	MemoryContext old;
 	bool		found;
 
-	for (int i = 0; i < open->result->ri_NumIndices && index == NULL; i++)
-	{
-		if (RelationGetRelid(open->result->ri_IndexRelationDescs[i]) == map->key_index)
-			index = open->result->ri_IndexRelationDescs[i];
-	}
-	if (index == NULL)
+	if (open->key_index < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("the identity index of table \"%s.%s\" has just changed",
@@ -55,18 +51,22 @@ index_look(RpOpenRelation *open, TupleTableSlot *key, Snapshot snapshot, TupleTa
 				 errhint("Applying is tried again by itself.")));
 	for (int k = 0; k < map->nkeys; k++)
 	{
-		ScanKeyInit(&scan_keys[k], k + 1, BTEqualStrategyNumber, map->key_equal_proc[k],
-					key->tts_values[map->key_attnos[k]]);
-		scan_keys[k].sk_collation = map->key_collation[k];
-		if (key->tts_isnull[map->key_attnos[k]])
-			scan_keys[k].sk_flags |= SK_ISNULL;
+		ScanKeyEntryInitializeWithInfo(&scan_keys[k],
+									   key->tts_isnull[map->key_attnos[k]] ? SK_ISNULL : 0, k + 1,
+									   BTEqualStrategyNumber, InvalidOid, map->key_collation[k],
+									   &map->key_equal[k], key->tts_values[map->key_attnos[k]]);
 	}
-	scan = index_beginscan(open->rel, index, snapshot, map->nkeys, 0);
+	scan = rp_relation_key_scan(open);
+	scan->xs_snapshot = snapshot;
 	index_rescan(scan, scan_keys, map->nkeys, NULL, 0);
+	old = MemoryContextSwitchTo(open->scan_memory); /* what it allocates it uses again */
 	found = index_getnext_slot(scan, ForwardScanDirection, out);
+	MemoryContextSwitchTo(old);
 	if (found)
 		ExecMaterializeSlot(out);
-	index_endscan(scan);
+	/* so that it holds no buffer between look-ups: they belong to whatever subtransaction runs */
+	index_rescan(scan, NULL, map->nkeys, NULL, 0);
+	scan->xs_snapshot = &open->dirty;
 	return found;
 }
 
@@ -76,15 +76,15 @@ rp_row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out)
 {
 	for (;;)
 	{
-		SnapshotData dirty;
 		TM_FailureData failure;
 		TM_Result	result;
 
 		CHECK_FOR_INTERRUPTS();
-		InitDirtySnapshot(dirty);
-		if (index_look(open, key, &dirty, out))
+		InitDirtySnapshot(open->dirty);
+		if (index_look(open, key, &open->dirty, out))
 		{
-			TransactionId wait_for = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
+			TransactionId wait_for = TransactionIdIsValid(open->dirty.xmin) ? open->dirty.xmin :
+				open->dirty.xmax;
 
 			if (TransactionIdIsValid(wait_for))
 			{
@@ -112,6 +112,21 @@ rp_row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out)
 				return false;
 		}
 	}
+}
+
+/*
+ * Look once, without locking and without being sure that a row which isn't found isn't there. Waits for
+ * nobody. The caller writes on condition that nothing has changed, or uses rp_row_find.
+ */
+RpGlance
+rp_row_glance(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out)
+{
+	InitDirtySnapshot(open->dirty);
+	if (!index_look(open, key, &open->dirty, out))
+		return RP_GLANCE_NOTHING;
+	if (TransactionIdIsValid(open->dirty.xmin) || TransactionIdIsValid(open->dirty.xmax))
+		return RP_GLANCE_BUSY;
+	return RP_GLANCE_ROW;
 }
 
 /*
@@ -204,6 +219,29 @@ rp_row_insert(RpOpenRelation *open)
 }
 
 /*
+ * Insert store into a table with no unique index but its key's, nothing having been found there.
+ * Not speculative, which saves a lock and a WAL record; so if a live row of that key has appeared
+ * meanwhile this is an ERROR, and the transaction is tried again with care.
+ */
+void
+rp_row_insert_new(RpOpenRelation *open)
+{
+	bool		clash = false;
+
+	open->estate->es_output_cid = GetCurrentCommandId(true);
+	open->store->tts_tableOid = RelationGetRelid(open->rel);
+	table_tuple_insert(open->rel, open->store, open->estate->es_output_cid, 0, NULL);
+	(void) ExecInsertIndexTuples(open->result, open->store, open->estate, false, true, &clash,
+								 open->arbiters);
+	if (clash)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("a row of the same key has just appeared in table \"%s.%s\"",
+						open->map->remote.schema, open->map->remote.name),
+				 errhint("Applying is tried again by itself.")));
+}
+
+/*
  * Keep a key that has no row from being inserted by anybody else until this transaction has
  * ended; false: a live row of that key appeared meanwhile. A row of nothing but the key is inserted,
  * with an entry in the index of the key alone, and removed again: whoever inserts that key waits
@@ -281,26 +319,48 @@ deferred_refuse(RpOpenRelation *open, List *unchecked)
 			 errhint("Change one of the two rows on this node; applying goes on by itself.")));
 }
 
-/* Overwrite the locked row in local by store; false: a live row may claim one of its unique values. */
-bool
-rp_row_update(RpOpenRelation *open)
+/*
+ * Overwrite the row in local by store. It is locked by us, or else was glanced at: then this waits for
+ * nobody, and leaves nothing behind if somebody has changed it, or has it in work.
+ */
+RpUpdated
+rp_row_update(RpOpenRelation *open, bool locked)
 {
+	TM_FailureData failure;
+	LockTupleMode mode;
 	bool		update_indexes;
 	bool		clash = false;
+	TM_Result	result;
+	CommandId	cid = GetCurrentCommandId(true);
 
 	store_generate(open, CMD_UPDATE);
-	open->estate->es_output_cid = GetCurrentCommandId(true);
+	open->estate->es_output_cid = cid;
 	open->store->tts_tableOid = RelationGetRelid(open->rel);
-	PushActiveSnapshot(GetLatestSnapshot());
-	simple_table_tuple_update(open->rel, &open->local->tts_tid, open->store, GetActiveSnapshot(),
-							  &update_indexes);
+	result = table_tuple_update(open->rel, &open->local->tts_tid, open->store, cid,
+								GetActiveSnapshot(), InvalidSnapshot, locked, &failure, &mode,
+								&update_indexes);
+	if (result != TM_Ok)
+	{
+		if (locked)
+			elog(ERROR, "unexpected result of updating a row: %d", (int) result);
+		return RP_UPDATE_AGAIN;
+	}
 	if (update_indexes)
 		deferred_refuse(open, list_difference_oid(ExecInsertIndexTuples(open->result, open->store,
 																		 open->estate, true, true,
 																		 &clash, open->arbiters),
 												  open->arbiters));
-	PopActiveSnapshot();
-	return !clash;
+	return clash ? RP_UPDATED_CLASHING : RP_UPDATED;
+}
+
+/* Remove a row that was glanced at, on the same conditions. */
+bool
+rp_row_delete_unlocked(RpOpenRelation *open)
+{
+	TM_FailureData failure;
+
+	return table_tuple_delete(open->rel, &open->local->tts_tid, GetCurrentCommandId(true),
+							  GetActiveSnapshot(), InvalidSnapshot, false, &failure, false) == TM_Ok;
 }
 
 void

@@ -256,6 +256,14 @@ rp_stream_change(RpStream *stream, RpStreamChange *out)
 	return true;
 }
 
+const P2pRelation *
+rp_stream_truncated(RpStream *stream, uint32 n)
+{
+	if (!stream->at_change || stream->item.tag != P2P_TAG_TRUNCATE || n >= stream->item.nrelnos)
+		return NULL;
+	return &stream->described[stream->body.relnos[n]];
+}
+
 P2pStamp
 rp_stream_stamp(RpStream *stream)
 {

@@ -353,7 +353,8 @@ store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted)
 		return true;
 	version = rp_tracked_slot_version(t->node, t->winner);
 	(void) image_to_slot(t->row, open->store);
-	if (rp_unique_store(txn, open, t->row_exists, &version) == RP_STORE_AGAIN)
+	if (rp_unique_store(txn, open, t->row_exists ? RP_HERE_LOCKED : RP_HERE_NOTHING,
+						&version) == RP_STORE_AGAIN)
 		return false;
 	*inserted = !t->row_exists;
 	return true;

@@ -85,15 +85,26 @@ static RpSlotVersion row_version(RpApplyTransaction *txn, RpOpenRelation *open,
 								 TupleTableSlot *row);
 
 RpStored
-rp_unique_store(RpApplyTransaction *txn, RpOpenRelation *open, bool row_exists,
+rp_unique_store(RpApplyTransaction *txn, RpOpenRelation *open, RpHere here,
 				const RpSlotVersion *version)
 {
 	RpStored	stored = RP_STORED;
+	bool		clashes = false;
 
 	rp_displaced_touch(open->map->relid);
-	if (row_exists ? !rp_row_update(open) : !rp_row_insert(open))
-		stored = store_clashing(txn, open, row_exists, version);
-	if (stored == RP_STORED && !row_exists && rp_displaced_in(open->map->relid))
+	if (here == RP_HERE_NOTHING)
+		clashes = !rp_row_insert(open);
+	else
+	{
+		RpUpdated	updated = rp_row_update(open, here == RP_HERE_LOCKED);
+
+		if (updated == RP_UPDATE_AGAIN)
+			return RP_STORE_AGAIN;
+		clashes = updated == RP_UPDATED_CLASHING;
+	}
+	if (clashes)
+		stored = store_clashing(txn, open, here != RP_HERE_NOTHING, version);
+	if (stored == RP_STORED && here == RP_HERE_NOTHING && rp_displaced_in(open->map->relid))
 		rp_displaced_drop(txn, open, open->store);	/* the older version of the key */
 	return stored;
 }

@@ -3,7 +3,7 @@
  *	  The capture worker: reads this server's WAL once, and turns what was
  *	  committed in this database into this node's change log.
  *
- *	  wait --> read records up to the flush pointer --> seal, flush, publish --> wait
+ *	  rest --> read records up to the flush pointer --> seal, flush, publish --> rest
  *			   |
  *			   commit record: parse, decode (decode.c writes the body), account
  *
@@ -28,10 +28,14 @@
  * that could depend on it; a transaction before it that names more than it saw
  * is only waited with a little longer.
  *
- * Wake-ups: committing backends set the latch and publish their commit's end; an
- * asynchronous commit is flushed from here. WAL without commits of ours (other
- * databases, running-transaction records) sets no latch: a timer of a second
- * reads it, so that the slot does not hold it back.
+ * Wake-ups: committing backends publish their commit's end, and set the latch if we
+ * listen (RpNode.capture_listens); an asynchronous commit is flushed from here. When
+ * commits come fast (core/p2p_pace.h) we don't listen, but rest up to
+ * replp2p.batch_delay after each batch, so that many share the next one. Who waits for
+ * us (barrier.c) sets the latch himself, which ends any rest. WAL without commits of ours
+ * (other databases, running-transaction records) sets no latch: a timer of a second
+ * reads it, so that the slot does not hold it back; one of 10 ms while there is much, so
+ * that little of a large transaction is left to be read when it commits.
  *
  * captured_lsn promises that every commit up to it is in the log, the version
  * index and the vectors; so it is published only when nothing is unsealed.
@@ -71,6 +75,11 @@
 #include "worker.h"
 
 #define TIMER_MS 1000
+/* After so much WAL there will be more: a large transaction is read while it runs. */
+#define MUCH_WAL ((XLogRecPtr) 256 * 1024)
+#define MUCH_TIMER_MS 10
+/* What the system can wait for. */
+#define NAP_MIN_US 1000
 /* A position is written after so long, or so many remote commits, if no batch brings one. */
 #define POSITION_INTERVAL_MS 1000
 #define POSITION_REMOTE_COMMITS 1000
@@ -80,7 +89,8 @@
 
 static RpCapture *capture_create(RpNode *node);
 static void error_place(void *arg);
-static bool capture_round(RpCapture *capture);
+static XLogRecPtr capture_round(RpCapture *capture);
+static void rest(RpCapture *capture, XLogRecPtr limit, bool much);
 static XLogRecPtr flush_target(RpCapture *capture);
 static void below_note(RpCapture *capture);
 static XLogRecPtr insert_end(void);
@@ -108,17 +118,13 @@ rp_capture_main(Datum dboid)
 	rp_capture_open(capture);
 	for (;;)
 	{
-		bool		more = capture_round(capture);
+		XLogRecPtr	before = capture->decoding->reader->EndRecPtr;
+		XLogRecPtr	limit = capture_round(capture);
 
 		confirm_if_due(capture);
 		MemoryContextReset(capture->step_memory);
-		if (more)
-			rp_worker_check(node, RP_WORKER_CAPTURE);
-		else
-		{
-			pgstat_report_stat(false);
-			rp_worker_wait(node, RP_WORKER_CAPTURE, TIMER_MS, PG_WAIT_EXTENSION);
-		}
+		pgstat_report_stat(false);
+		rest(capture, limit, limit - before >= MUCH_WAL);
 	}
 }
 
@@ -163,27 +169,50 @@ error_place(void *arg)
 				   LSN_FORMAT_ARGS(capture->decoding->reader->ReadRecPtr), capture->seq);
 }
 
-/* Read what is there and let others know; true: there is more already. */
-static bool
+/* Read what is there and let others know; returns up to where that was. */
+static XLogRecPtr
 capture_round(RpCapture *capture)
 {
 	XLogRecPtr	limit;
-	bool		more;
+	uint64		commits = capture->commits;
 
 	rp_capture_members_refresh(capture);
 	below_note(capture);
 	limit = flush_target(capture);
 	read_up_to(capture, limit);
-	more = GetFlushRecPtr(NULL) > limit ||
-		pg_atomic_read_u64(&capture->node->commit_lsn) > limit;
-
-	if (capture->body.first_seq != 0 && more && !batch_is_full(capture))
-		return true;
 	if (capture->body.first_seq != 0 || capture->appended || position_is_due(capture))
 		rp_capture_flush(capture);
 	else
 		rp_capture_publish(capture);
-	return more;
+	p2p_pace_note(&capture->pace, rp_monotonic_us(), capture->commits - commits);
+	return limit;
+}
+
+/*
+ * Wait for something to read behind limit. While commits come fast, for the batch's sake: so long,
+ * whatever comes, and no commit wakes us; who waits for us sets the latch himself, and we go on.
+ * Else until a commit sets the latch: having said so, we look whether one has come before.
+ */
+static void
+rest(RpCapture *capture, XLogRecPtr limit, bool much)
+{
+	RpNode	   *node = capture->node;
+	int			timeout_ms = much ? MUCH_TIMER_MS : TIMER_MS;
+	int64		delay_us = p2p_pace_delay(&capture->pace, rp_monotonic_us(),
+										  rp_batch_delay_ms * INT64CONST(1000));
+
+	if (delay_us >= NAP_MIN_US)
+	{
+		rp_worker_wait(node, RP_WORKER_CAPTURE, (long) (delay_us / 1000), PG_WAIT_EXTENSION);
+		return;
+	}
+	pg_atomic_write_u32(&node->capture_listens, 1);
+	pg_memory_barrier();
+	if (pg_atomic_read_u64(&node->commit_lsn) > limit)
+		rp_worker_check(node, RP_WORKER_CAPTURE);
+	else
+		rp_worker_wait(node, RP_WORKER_CAPTURE, timeout_ms, PG_WAIT_EXTENSION);
+	pg_atomic_write_u32(&node->capture_listens, 0);
 }
 
 /* Return how far the WAL is flushed, after flushing what was committed asynchronously. */
@@ -261,6 +290,7 @@ record_process(RpCapture *capture)
 	LogicalDecodingProcessRecord(capture->decoding, reader);
 	if (is_commit)
 	{
+		capture->commits++;
 		/* The server's transaction around decoding has changed both. */
 		CurrentResourceOwner = capture->owner;
 		MemoryContextSwitchTo(capture->step_memory);

@@ -26,6 +26,7 @@
 #include "changelog.h"
 #include "members.h"
 #include "p2p_body.h"
+#include "p2p_pace.h"
 #include "shmem.h"
 
 #define RP_PLUGIN_NAME "replp2p"
@@ -117,6 +118,8 @@ typedef struct RpCapture
 	TimestampTz last_commit_time;
 
 	XLogRecPtr	done_lsn;		/* end of the last record that is dealt with */
+	uint64		commits;		/* of anybody, read since the start */
+	P2pPace		pace;
 	RpCommitRecord commit;
 	RpOpenTransaction tx;
 	RpBody		body;

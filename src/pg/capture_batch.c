@@ -4,9 +4,9 @@
  *
  *	  changes --> body --seal--> log --flush--> durable --> published
  *
- * The body collects whole transactions until capture seals it: at once when
- * there is nothing more to read, at about replp2p.batch_max_kb or after
- * replp2p.batch_delay_ms under load, and whenever the set of origins in the
+ * The body collects whole transactions until capture seals it: when there is
+ * nothing more to read now, at about replp2p.batch_max_kb or after
+ * replp2p.batch_delay_ms of reading, and whenever the set of origins in the
  * captured vector grows (the transactions of a body name deps by their index).
  *
  * A large transaction goes to the log while it is being decoded, in parts:
@@ -509,8 +509,10 @@ rp_capture_publish(RpCapture *capture)
 		return;
 	ConditionVariableBroadcast(&node->stored_cv);
 	ConditionVariableBroadcast(&node->applied_cv);
-	rp_worker_wake(node, RP_WORKER_GOSSIP);
-	rp_worker_wake(node, RP_WORKER_APPLY);
+	/* gossip tells of it with its next state, and waiting pulls answer by themselves */
+	pg_memory_barrier();
+	if (pg_atomic_read_u32(&node->apply_listens) != 0)
+		rp_worker_wake(node, RP_WORKER_APPLY);
 }
 
 /* What was read from the WAL of others' transactions. vector_lock is held. */

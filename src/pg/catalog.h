@@ -27,7 +27,7 @@ typedef struct RpArg
 	bool		isnull;
 } RpArg;
 
-#define RP_MAX_ARGS 16
+#define RP_MAX_ARGS 20
 
 /* Start: SPI, as the owner. Memory that is palloc'd until close goes at close. */
 void		rp_catalog_open(RpCatalog *catalog);

@@ -67,6 +67,7 @@ typedef struct RpLogWindow
 	size_t		capacity;
 	uint64		start;			/* offset in the file of data[0] */
 	size_t		filled;
+	size_t		ahead;			/* how much to read next time */
 } RpLogWindow;
 
 /* The head of a record. */
@@ -91,7 +92,7 @@ uint64		rp_window_file_size(const RpLogWindow *window);
 const uint8 *rp_window_want(RpLogWindow *window, uint64 offset, size_t length, size_t *available);
 /*
  * Read the head of the record at offset, checksum unverified: P2P_OK, P2P_END
- * (the file ends there), P2P_TORN (it ends inside of the record), P2P_CORRUPT.
+ * (the file ends there, or has zeros), P2P_TORN (it ends inside of the record), P2P_CORRUPT.
  */
 P2pStatus	rp_window_peek(RpLogWindow *window, uint64 offset, RpLogRecord *record);
 /* Read and check the whole record at offset: as above, *bytes valid until the next call. */

@@ -6,7 +6,8 @@
  * or a later record without an earlier one, since the system writes back in
  * any order. So recovery believes a log up to its first record that is torn, has a
  * wrong checksum, or does not continue what is before it (seq, part, hash
- * chain), and cuts the rest off. In the own log it goes back further, to the
+ * chain), and cuts the rest off; zeros, which its writer puts behind the last record, are
+ * the end, if nothing else follows. In the own log it goes back further, to the
  * last POSITION: what follows was never served, and is decoded again.
  *
  *	  own      | P B B P | P B P B P B ~~~~      B batch, P position, ~ torn
@@ -73,6 +74,7 @@ static void scan_log(Scan *scan, bool whole);
 static void scan_from(Scan *scan, int start);
 static bool scan_is_enough(const Scan *scan);
 static bool scan_segment(Scan *scan);
+static bool is_blank_from(Scan *scan, uint64 offset);
 static P2pStatus scan_batch(Scan *scan, const uint8 *payload, size_t length);
 static P2pStatus scan_position(Scan *scan, const uint8 *payload, size_t length);
 static void check_own_damage(Scan *scan);
@@ -234,7 +236,29 @@ scan_segment(Scan *scan)
 		if (!scan->own || record.type == P2P_LOG_POSITION)
 			scan->keep = scan->here;
 	}
-	return status == P2P_END;
+	return status == P2P_END && is_blank_from(scan, scan->here.offset);
+}
+
+/* Does the segment end here, or hold nothing but zeros from here on? */
+static bool
+is_blank_from(Scan *scan, uint64 offset)
+{
+	for (;;)
+	{
+		size_t		available;
+		const uint8 *bytes = rp_window_want(&scan->window, offset, RP_LOG_BUFFER_SIZE,
+											&available);
+
+		CHECK_FOR_INTERRUPTS();
+		for (size_t i = 0; i < available; i++)
+		{
+			if (bytes[i] != 0)
+				return false;
+		}
+		if (available < RP_LOG_BUFFER_SIZE)
+			return true;
+		offset += available;
+	}
 }
 
 /* Take a batch, if it is the next one of this log. */
@@ -355,13 +379,16 @@ apply_cut(Scan *scan)
 
 	size = rp_log_segment_bytes(scan->folder, &scan->segments[keep->segment]);
 	rp_log_segment_path(scan->folder, &scan->segments[keep->segment], path);
-	if (size > keep->offset)
+	if (size <= keep->offset)
 	{
-		removed += size - keep->offset;
-		cut_segment(path, keep->offset);
-	}
-	else
 		fsync_fname(path, false);
+		return removed;
+	}
+	/* zeros were space for what was to come, and are no loss */
+	if (rp_window_open(&scan->window, path) && !is_blank_from(scan, keep->offset))
+		removed += size - keep->offset;
+	rp_window_close(&scan->window);
+	cut_segment(path, keep->offset);
 	return removed;
 }
 

@@ -3,8 +3,10 @@
  *	  A buffered look at one segment of a change log.
  *
  * Recovery, trimming and readers all walk a segment record by record, mostly
- * forward. The window holds the bytes around the last record, reads 256 kB
- * ahead, and grows to what one record needs; records are used in place. How
+ * forward. The window holds the bytes around the last record, reads ahead, and grows
+ * to what one record needs; records are used in place. It reads 8 kB ahead at first, and
+ * twice as much each time that this was not enough, up to 256 kB: who follows a log at
+ * its end does not read the zeros that are behind it (changelog_write.c). How
  * long a record claims to be is compared with the size of the file before any
  * memory is taken, so that a flipped bit in a length cannot ask for much.
  *
@@ -32,8 +34,10 @@
 #define BATCH_FLAG_PARTIAL 0x01
 #define BATCH_FLAG_NOT_FINAL 0x02
 
+#define AHEAD_FIRST ((size_t) 8192)
+
 static void window_reserve(RpLogWindow *window, size_t capacity, size_t keep);
-static void window_fill(RpLogWindow *window);
+static void window_fill(RpLogWindow *window, size_t goal);
 static bool read_span(const uint8 *payload, P2pSpan *span);
 
 /* Make a closed window whose memory comes from context. */
@@ -43,6 +47,7 @@ rp_window_init(RpLogWindow *window, MemoryContext context)
 	memset(window, 0, sizeof(*window));
 	window->context = context;
 	window->fd = -1;
+	window->ahead = AHEAD_FIRST;
 }
 
 /* Look at path from now on; false if there is no such file. */
@@ -87,6 +92,7 @@ rp_window_drop(RpLogWindow *window)
 {
 	window->start = 0;
 	window->filled = 0;
+	window->ahead = AHEAD_FIRST;
 }
 
 /* Return the size that the open file has now. */
@@ -108,7 +114,7 @@ rp_window_want(RpLogWindow *window, uint64 offset, size_t length, size_t *availa
 {
 	uint64		end = window->start + window->filled;
 	size_t		keep = 0;
-	size_t		goal = Max(length, RP_LOG_BUFFER_SIZE);
+	size_t		goal = Max(length, window->ahead);
 
 	if (offset >= window->start && offset <= end)
 	{
@@ -127,13 +133,14 @@ rp_window_want(RpLogWindow *window, uint64 offset, size_t length, size_t *availa
 
 		goal = Max((size_t) Min((uint64) goal, left), RP_LOG_BUFFER_SIZE);
 	}
+	window->ahead = Min(window->ahead * 2, RP_LOG_BUFFER_SIZE);
 
 	if (keep > 0)
 		memmove(window->data, window->data + (offset - window->start), keep);
 	window->start = offset;
 	window->filled = keep;
-	window_reserve(window, goal, keep);
-	window_fill(window);
+	window_reserve(window, Max(goal, RP_LOG_BUFFER_SIZE), keep);
+	window_fill(window, goal);
 
 	*available = Min(window->filled, length);
 	return window->data;
@@ -158,17 +165,17 @@ window_reserve(RpLogWindow *window, size_t capacity, size_t keep)
 	window->capacity = capacity;
 }
 
-/* Read on behind what is there until the memory is full or the file ends. */
+/* Read on behind what is there until so much is there or the file ends. */
 static void
-window_fill(RpLogWindow *window)
+window_fill(RpLogWindow *window, size_t goal)
 {
-	while (window->filled < window->capacity)
+	while (window->filled < goal)
 	{
 		ssize_t		got;
 
 		pgstat_report_wait_start(WAIT_EVENT_DATA_FILE_READ);
 		got = pg_pread(window->fd, window->data + window->filled,
-					   window->capacity - window->filled,
+					   goal - window->filled,
 					   (off_t) (window->start + window->filled));
 		pgstat_report_wait_end();
 		if (got < 0 && errno == EINTR)
@@ -193,7 +200,7 @@ rp_window_peek(RpLogWindow *window, uint64 offset, RpLogRecord *record)
 	P2pStatus	status;
 
 	bytes = rp_window_want(window, offset, P2P_LOGREC_HEADER_SIZE + BATCH_SPAN_END, &available);
-	if (available == 0)
+	if (p2p_logrec_is_blank(bytes, available))
 		return P2P_END;
 	status = p2p_logrec_peek(bytes, available, &record->type, &payload_length);
 	if (status != P2P_OK)

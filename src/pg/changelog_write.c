@@ -19,6 +19,13 @@
  * The POSITION that closes a sync of the own log waits in memory for the sync, so
  * that one sync writes one position, as its last record: recovery counts on it.
  *
+ * Space ahead. A sync that makes the file longer also makes the file system write its
+ * journal, which costs more than our few bytes. So a small sync that reaches the end of the
+ * file puts zeros behind it, PREPARE_SIZE of them, and the next hundred go into those. No
+ * record begins with zeros (core/p2p_logrec.h): for readers and recovery that is where the
+ * log ends. Large syncs are left to make the file longer: they'd write most of it twice.
+ * The zeros are cut off when the segment is left.
+ *
  * Rotation. A foreign log gets its next segment with the next batch, whose place
  * names the file. The own log gets it at once, complete with a copy of the
  * last POSITION and under its name only when durable (rename), so that there
@@ -42,6 +49,10 @@
 #include "changelog_internal.h"
 #include "crashpoint.h"
 
+/* What a small sync prepares when it has come to the end of the file, and what is small. */
+#define PREPARE_SIZE ((size_t) 128 * 1024)
+#define PREPARE_SYNC_SIZE ((size_t) 32 * 1024)
+
 /* What is true of a writer at one moment: now, or at the last sync. */
 typedef struct WriterPlace
 {
@@ -61,6 +72,7 @@ struct RpLogWriter
 	RpLogSegment segment;
 	WriterPlace now;
 	WriterPlace synced;
+	uint64		prepared;		/* bytes that the file has at least */
 	uint8	   *buffer;			/* not written yet */
 	size_t		buffered;
 	bool		position_waits; /* for the sync */
@@ -77,8 +89,10 @@ static void put_record(RpLogWriter *writer, P2pLogType type, const void *first,
 static void write_out(RpLogWriter *writer, struct iovec *pieces, int npieces, size_t length);
 static void flush_buffer(RpLogWriter *writer);
 static void put_position(RpLogWriter *writer);
+static void prepare(RpLogWriter *writer);
 static void make_durable(RpLogWriter *writer);
 static void rotate(RpLogWriter *writer);
+static void leave_segment(RpLogWriter *writer);
 static bool rotate_own(RpLogWriter *writer);
 static int	create_with_position(RpLogWriter *writer, const char *path, size_t *length);
 static void cut_back(RpLogWriter *writer, int elevel);
@@ -114,6 +128,7 @@ rp_log_open_writer(Oid dboid, const P2pOrigin *origin, bool own, RpLogEnd *end)
 	{
 		writer->segment = recovery->last;
 		writer->now.length = recovery->length;
+		writer->prepared = recovery->length;
 		rp_log_segment_path(writer->folder, &writer->segment, path);
 		writer->fd = open_segment_file(path, O_RDWR, ERROR);
 	}
@@ -214,6 +229,7 @@ rp_log_sync(RpLogWriter *writer)
 	if (writer->buffered > 0 || writer->now.length != writer->synced.length)
 	{
 		flush_buffer(writer);
+		prepare(writer);
 		RP_CRASH_POINT("log_after_write");
 		make_durable(writer);
 		RP_CRASH_POINT("log_after_sync");
@@ -255,6 +271,7 @@ begin_segment(RpLogWriter *writer, const P2pSpan *span)
 	writer->now.length = 0;
 	/* a rollback goes back to no segment at all */
 	writer->synced.length = 0;
+	writer->prepared = 0;
 	rp_log_segment_path(writer->folder, &writer->segment, path);
 	writer->fd = open_segment_file(path, O_RDWR | O_CREAT | O_TRUNC, ERROR);
 	fsync_fname(writer->folder, true);
@@ -348,6 +365,26 @@ write_out(RpLogWriter *writer, struct iovec *pieces, int npieces, size_t length)
 	writer->now.length += length;
 }
 
+/*
+ * Put zeros behind a small sync that has made the file longer. That this fails, for lack of
+ * space, harms nothing: what was to be synced has been written.
+ */
+static void
+prepare(RpLogWriter *writer)
+{
+	static const uint8 zeros[PREPARE_SIZE];
+	ssize_t		written;
+
+	if (writer->now.length <= writer->prepared)
+		return;
+	writer->prepared = writer->now.length;
+	if (writer->now.length - writer->synced.length > PREPARE_SYNC_SIZE)
+		return;
+	written = pg_pwrite(writer->fd, zeros, sizeof(zeros), (off_t) writer->prepared);
+	if (written > 0)
+		writer->prepared += (uint64) written;
+}
+
 /* fsync the segment; on failure drop what was not durable, then ERROR. */
 static void
 make_durable(RpLogWriter *writer)
@@ -379,6 +416,7 @@ cut_back(RpLogWriter *writer, int elevel)
 		ereport(elevel,
 				(errcode_for_file_access(),
 				 errmsg("could not truncate change log \"%s\": %m", writer->folder)));
+	writer->prepared = writer->synced.length;
 	if (writer->fd >= 0 && writer->synced.length == 0)
 	{
 		close_writer_file(writer);
@@ -393,12 +431,24 @@ rotate(RpLogWriter *writer)
 {
 	if (!writer->own)
 	{
-		close_writer_file(writer);
+		leave_segment(writer);
 		writer->now.length = writer->synced.length = 0;
 	}
 	else if (!writer->closed_by_position || !rotate_own(writer))
 		return;
 	RP_CRASH_POINT("log_after_rotate");
+}
+
+/* Close a full segment, without what was prepared in it; if that can't be cut off, it does no harm. */
+static void
+leave_segment(RpLogWriter *writer)
+{
+	if (writer->prepared > writer->now.length &&
+		ftruncate(writer->fd, (off_t) writer->now.length) != 0)
+		ereport(LOG,
+				(errcode_for_file_access(),
+				 errmsg("could not truncate change log \"%s\": %m", writer->folder)));
+	close_writer_file(writer);
 }
 
 /* Make the own log's next segment, with the last position in it; false: it could not be made. */
@@ -430,11 +480,12 @@ rotate_own(RpLogWriter *writer)
 		ReleaseExternalFD();
 		return false;
 	}
-	close_writer_file(writer);
+	leave_segment(writer);
 	writer->fd = fd;
 	writer->segment = next;
 	writer->now.length = length;
 	writer->synced = writer->now;
+	writer->prepared = length;
 	fsync_fname(writer->folder, true);
 	return true;
 }

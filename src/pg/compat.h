@@ -10,8 +10,29 @@
 #error "replp2p supports PostgreSQL 15"
 #endif
 
+#include "utils/acl.h"
+
 /* This server's version as a number (150020), to be told to others. */
 #define RP_SERVER_VERSION PG_VERSION_NUM
 #define RP_MAJOR_OF(version) ((version) / 10000)
+
+/* Who may what: PostgreSQL 16 has one function for all kinds of objects (object_ownercheck, object_aclcheck). */
+static inline bool
+rp_database_is_owned(Oid database, Oid role)
+{
+	return pg_database_ownercheck(database, role);
+}
+
+static inline bool
+rp_extension_is_owned(Oid extension, Oid role)
+{
+	return pg_extension_ownercheck(extension, role);
+}
+
+static inline bool
+rp_function_is_executable(Oid function, Oid role)
+{
+	return pg_proc_aclcheck(function, role, ACL_EXECUTE) == ACLCHECK_OK;
+}
 
 #endif							/* RP_COMPAT_H */

@@ -371,8 +371,7 @@ after_commit(void)
 	announced_end(end);
 	if (node == NULL || XLogRecPtrIsInvalid(end) || is_remote)
 		return;
-	raise_to(&node->commit_lsn, end);
-	rp_worker_wake(node, RP_WORKER_CAPTURE);
+	rp_commit_publish(node, end);
 }
 
 /*

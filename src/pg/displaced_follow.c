@@ -346,7 +346,7 @@ row_return(Walk *walk)
 	rp_displaced_forget(walk->relid, row->hash);
 	if (!row_is_superseded(open))
 	{
-		RpStored	stored = rp_unique_store(&txn, open, false, &row->version);
+		RpStored	stored = rp_unique_store(&txn, open, RP_HERE_NOTHING, &row->version);
 
 		if (stored == RP_STORE_AGAIN)
 			ereport(ERROR,

@@ -20,12 +20,13 @@
  * ends the session, is counted, and is answered by an 'E' message: an SQL error
  * per message would let a stranger fill the server's log (see refusals.c).
  *
- * A request may wait (PULL). A waiting backend that held a snapshot would keep
- * vacuum off all tables, so the procedure first commits the transaction in
- * which it was called: SPI_commit leaves one that holds nothing. That works
+ * A request may wait (PULL), and so may a large reply, for a slow client. A
+ * waiting backend that held a snapshot would keep vacuum off all tables, so
+ * before that the procedure commits the transaction in which it was called
+ * (rp_exchange_let_go): SPI_commit leaves one that holds nothing. That works
  * only outside of a transaction block, for SECURITY INVOKER and without a SET
- * clause. Nothing here reads a table after that; all that is needed lies in
- * shared memory, the change logs and the key file.
+ * clause. What is answered at once with a few bytes saves that. Nothing here reads
+ * a table; all that is needed lies in shared memory, the change logs and the key file.
  *
  * statement_timeout must not cut a long poll, and the server's log should not
  * show sealed bytes: for the peer's own session both are turned off. A backend
@@ -46,6 +47,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/pidfile.h"
+#include "utils/plancache.h"
 #include "utils/timeout.h"
 
 #include "exchange.h"
@@ -65,6 +67,9 @@
 
 #define SHUTDOWN_LOOK_US 1000000
 
+/* So much the server keeps back until the statement has ended: sending it waits for nobody. */
+#define SMALL_REPLY 4096
+
 /* What the peer is to this node, right now. */
 typedef enum Standing
 {
@@ -82,12 +87,12 @@ typedef struct Peer
 static P2pSession session;
 static RpIdentity identity;		/* as read at HELLO */
 static bool exit_callback_set = false;
+static bool holds_snapshot;		/* the CALL at hand does */
 
 PG_FUNCTION_INFO_V1(rp_exchange);
 
 static void require_own_statement(FunctionCallInfo fcinfo);
 static TupleDesc reply_descriptor(void);
-static void drop_snapshot(void);
 static void leave_if_stopping(void);
 static void leave_if_stopped(RpNode *node);
 static bytea *handle(const uint8 *bytes, size_t length);
@@ -131,7 +136,7 @@ rp_exchange(PG_FUNCTION_ARGS)
 		bytes = (const uint8 *) VARDATA_ANY(message);
 		length = VARSIZE_ANY_EXHDR(message);
 	}
-	drop_snapshot();
+	holds_snapshot = true;
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	leave_if_stopping();
 	leave_if_stopped(rp_node_find(MyDatabaseId));
@@ -140,6 +145,8 @@ rp_exchange(PG_FUNCTION_ARGS)
 		values[0] = PointerGetDatum(refuse_message(rp_node_find(MyDatabaseId), "it is too large"));
 	else
 		values[0] = PointerGetDatum(handle(bytes, length));
+	if (VARSIZE(DatumGetPointer(values[0])) > SMALL_REPLY)
+		rp_exchange_let_go();
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(descriptor, values, nulls)));
 }
 
@@ -175,9 +182,12 @@ reply_descriptor(void)
 }
 
 /* End the calling transaction, and with it its snapshot; we are in a fresh one then. */
-static void
-drop_snapshot(void)
+void
+rp_exchange_let_go(void)
 {
+	if (!holds_snapshot)
+		return;
+	holds_snapshot = false;
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect_ext failed");
 	SPI_commit();
@@ -192,7 +202,7 @@ leave_if_stopped(RpNode *node)
 	if (node != NULL && rp_workers_are_stopped(node))
 		ereport(FATAL,
 				(errcode(ERRCODE_ADMIN_SHUTDOWN),
-				 errmsg("terminating a peer's connection because its database is being dropped, renamed or copied")));
+				 errmsg("terminating a peer's connection because its database or extension is being dropped, renamed or copied")));
 }
 
 /* Give the connection up if the server is in a smart shutdown, which waits for its clients. */
@@ -394,6 +404,7 @@ answer_join(RpNode *node, bool check_only, P2pReader *r, StringInfo reply)
 	P2pJoin    *join = palloc(sizeof(P2pJoin));
 	P2pStatus	status = p2p_get_join(r, join);
 
+	rp_exchange_let_go();
 	if (status == P2P_OK)
 		rp_serve_join(node, &identity, check_only, join, session.peer_key, reply);
 	p2p_wipe(join, sizeof(P2pJoin));
@@ -422,12 +433,15 @@ find_peer(RpNode *node, Peer *peer)
 }
 
 /*
- * Keep what this session sends out of the server's log. Only for proven members:
- * other roles that may CALL the procedure are logged as the administrator wants.
+ * Keep what this session sends out of the server's log, and its one statement
+ * from being planned again for each message. Only for proven members: other
+ * roles that may CALL the procedure are logged as the administrator wants.
  */
 static void
 quiet_session(void)
 {
+	if (plan_cache_mode != PLAN_CACHE_MODE_FORCE_GENERIC_PLAN)
+		SetConfigOption("plan_cache_mode", "force_generic_plan", PGC_USERSET, PGC_S_SESSION);
 	if (log_min_duration_statement == -1 && log_min_duration_sample == -1 &&
 		log_parameter_max_length == 0)
 		return;

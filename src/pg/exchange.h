@@ -14,5 +14,10 @@
  * key then (either may be NULL). Says nothing of membership.
  */
 bool		rp_exchange_peer(P2pId *id, uint8 key[P2P_PUBLIC_KEY_SIZE]);
+/*
+ * Let go of the snapshot of the CALL at hand, if that has not been done: before
+ * anything that may wait, or has transactions of its own.
+ */
+void		rp_exchange_let_go(void);
 
 #endif							/* RP_EXCHANGE_H */

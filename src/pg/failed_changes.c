@@ -34,6 +34,8 @@
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "storage/ipc.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -43,6 +45,7 @@
 #include "apply_internal.h"
 #include "catalog.h"
 #include "conflict_counts.h"
+#include "ownlog.h"
 #include "rowimage.h"
 
 /* What may go away by itself is listed when it has failed so often in a row. */
@@ -58,6 +61,7 @@ struct RpFailure
 	P2pTag		tag;
 	char		schema[P2P_NAME_SIZE];
 	char		table[P2P_NAME_SIZE];
+	Datum		more_tables;	/* text[], of a TRUNCATE */
 	uint32		ncolumns;
 	P2pColumn  *columns;
 	P2pValue   *old_values;		/* NULL: none, or too large to be shown */
@@ -79,6 +83,19 @@ static bool blocked[RP_MAX_MEMBERS];
 /* Per slot: tries that failed since the last one that did not. */
 static int	failures[RP_MAX_MEMBERS];
 
+/* The skipped changes of the transaction at hand, or just applied. */
+static struct
+{
+	RpNode	   *node;
+	int			slot;
+	uint64		seq;
+	int			n;
+	uint64	   *changes;		/* of TopMemoryContext */
+}			skipped;
+
+static Datum names_of_more(RpStream *stream);
+static void skipped_note(RpApplyTransaction *txn, const uint64 *changes, int n);
+static void skipped_index(void);
 static P2pValue *values_copy(const P2pValue *values, uint32 n);
 static bool is_transient(const ErrorData *error);
 static bool render(const RpFailure *failure, bool typed, Rendered *out);
@@ -110,13 +127,33 @@ rp_failure_note(RpStream *stream, uint64 seq, const ErrorData *error)
 	strlcpy(failure->schema, change.relation->schema, P2P_NAME_SIZE);
 	strlcpy(failure->table, change.relation->name, P2P_NAME_SIZE);
 	if (change.tag == P2P_TAG_TRUNCATE)
+	{
+		failure->more_tables = names_of_more(stream);
 		return failure;
+	}
 	failure->ncolumns = change.relation->ncolumns;
 	failure->columns = palloc_array(P2pColumn, Max(failure->ncolumns, 1));
 	memcpy(failure->columns, change.relation->columns, sizeof(P2pColumn) * failure->ncolumns);
 	failure->old_values = values_copy(change.old_values, failure->ncolumns);
 	failure->new_values = values_copy(change.new_values, failure->ncolumns);
 	return failure;
+}
+
+/* The tables of a TRUNCATE but the first, as text[]. */
+static Datum
+names_of_more(RpStream *stream)
+{
+	ArrayBuildState *names = initArrayResult(TEXTOID, CurrentMemoryContext, false);
+	const P2pRelation *relation;
+
+	for (uint32 i = 1; (relation = rp_stream_truncated(stream, i)) != NULL; i++)
+	{
+		char	   *name = quote_qualified_identifier(relation->schema, relation->name);
+
+		(void) accumArrayResult(names, CStringGetTextDatum(name), false, TEXTOID,
+								CurrentMemoryContext);
+	}
+	return makeArrayResult(names, CurrentMemoryContext);
 }
 
 /* Copy values and what they point to; NULL if there are none, or too many bytes. */
@@ -380,6 +417,7 @@ line_write(int slot, const RpFailure *failure, const Rendered *rendered)
 		rp_arg_text(unpack_sql_state(error->sqlerrcode)),
 		rp_arg_int8(failures[slot]),
 		{INT8OID, Int64GetDatum(failure->stamp), failure->stamp == 0},
+		{TEXTARRAYOID, failure->more_tables, failure->more_tables == (Datum) 0},
 	};
 
 	rp_catalog_open(&catalog);
@@ -390,13 +428,14 @@ line_write(int slot, const RpFailure *failure, const Rendered *rendered)
 	if (rp_catalog_run("UPDATE replp2p.failed_transactions SET change = $3, schema_name = $4, table_name = $5,"
 					   " operation = $6, key = $7, key_image = $8, remote_row = $9, remote_image = $10,"
 					   " error_message = $11, error_detail = $12, error_hint = $13, sqlstate = $14,"
-					   " attempts = greatest(attempts + 1, $15), stamp = $16, last_attempt = clock_timestamp()"
+					   " attempts = greatest(attempts + 1, $15), stamp = $16, more_tables = $17,"
+					   " last_attempt = clock_timestamp()"
 					   " WHERE slot = $1 AND seq = $2",
 					   SPI_OK_UPDATE, args, lengthof(args)) == 0)
 		rp_catalog_run("INSERT INTO replp2p.failed_transactions (slot, seq, change, schema_name, table_name,"
 					   " operation, key, key_image, remote_row, remote_image, error_message, error_detail,"
-					   " error_hint, sqlstate, attempts, stamp)"
-					   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+					   " error_hint, sqlstate, attempts, stamp, more_tables)"
+					   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
 					   SPI_OK_INSERT, args, lengthof(args));
 	rp_catalog_close(&catalog);
 }
@@ -456,6 +495,7 @@ rp_failure_begin(RpApplyTransaction *txn, RpStream *stream)
 	uint64		n;
 
 	blocked_load();
+	skipped.n = 0;
 	if (!blocked[txn->slot_version.slot])
 		return;
 	rp_catalog_open(&catalog);
@@ -466,6 +506,23 @@ rp_failure_begin(RpApplyTransaction *txn, RpStream *stream)
 		changes[i] = (uint64) DatumGetInt64(rp_column(i, 1));
 	rp_catalog_close(&catalog);
 	rp_stream_skip(stream, changes, (int) n);
+	skipped_note(txn, changes, (int) n);
+}
+
+/* Remember what is skipped beyond the transaction's end. */
+static void
+skipped_note(RpApplyTransaction *txn, const uint64 *changes, int n)
+{
+	if (n == 0)
+		return;
+	if (skipped.changes)
+		pfree(skipped.changes);
+	skipped.changes = MemoryContextAlloc(TopMemoryContext, sizeof(uint64) * n);
+	memcpy(skipped.changes, changes, sizeof(uint64) * n);
+	skipped.n = n;
+	skipped.node = txn->node;
+	skipped.slot = txn->slot_version.slot;
+	skipped.seq = txn->slot_version.seq;
 }
 
 void
@@ -476,20 +533,21 @@ rp_failure_skip(RpApplyTransaction *txn, uint64 change)
 		rp_arg_int4(txn->slot_version.slot), rp_arg_int8((int64) txn->slot_version.seq),
 		rp_arg_int8((int64) change), rp_arg_int8(txn->slot_version.stamp)
 	};
-	Oid			relation = InvalidOid;
+	uint64		n;
 
 	rp_catalog_open(&catalog);
-	if (rp_catalog_run("INSERT INTO replp2p.conflict_history (relation, conflict_type, resolution, message,"
+	n = rp_catalog_run("INSERT INTO replp2p.conflict_history (relation, conflict_type, resolution, message,"
 					   " key, key_image, remote_row, remote_image, remote_side, loser,"
 					   " remote_slot, remote_seq, remote_stamp)"
-					   " SELECT relation, 'skipped', 'keep_local', error_message, key, key_image, remote_row,"
+					   " SELECT t.relation, 'skipped', 'keep_local', error_message, key, key_image, remote_row,"
 					   "  remote_image, CASE WHEN operation IN ('DELETE', 'TRUNCATE') THEN 'd' ELSE 'r' END, 'r',"
 					   "  slot, seq, $4"
-					   " FROM replp2p.skipped_changes WHERE slot = $1 AND seq = $2 AND change = $3"
-					   " RETURNING relation", SPI_OK_INSERT_RETURNING, args, lengthof(args)) > 0)
-		relation = DatumGetObjectId(rp_column(0, 1));
+					   " FROM replp2p.skipped_changes s, unnest(s.relation || s.more_relations) t (relation)"
+					   " WHERE slot = $1 AND seq = $2 AND change = $3"
+					   " RETURNING relation", SPI_OK_INSERT_RETURNING, args, lengthof(args));
+	for (uint64 i = 0; i < n; i++)
+		rp_conflict_count(txn->node, DatumGetObjectId(rp_column(i, 1)), "skipped");
 	rp_catalog_close(&catalog);
-	rp_conflict_count(txn->node, relation, "skipped");
 	txn->changes++;
 }
 
@@ -516,4 +574,28 @@ rp_failure_over(int slot)
 {
 	failures[slot] = 0;
 	blocked[slot] = false;
+	if (skipped.n > 0 && skipped.slot == slot)
+		skipped_index();
+	skipped.n = 0;
+}
+
+/* Enter what was skipped into the indexes; what is committed cannot fail: if this does, the worker reads all anew. */
+static void
+skipped_index(void)
+{
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		rp_foreign_log_index_some(skipped.node, skipped.slot, skipped.seq, skipped.changes,
+								  skipped.n);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		EmitErrorReport();
+		proc_exit(1);
+	}
+	PG_END_TRY();
 }

@@ -29,6 +29,7 @@ PG_FUNCTION_INFO_V1(rp_skip_failed);
 
 static void line_required(int64 id);
 static Oid	skipping_required(int64 id);
+static int	more_tables_read(int64 id, Oid **more);
 static bool owns_table(Oid table);
 
 /* SQL: retry_failed(id bigint): try a blocked transaction again now. */
@@ -57,6 +58,8 @@ rp_skip_failed(PG_FUNCTION_ARGS)
 	int64		id;
 	bool		may;
 	Oid			table;
+	Oid		   *more;
+	int			nmore;
 
 	rp_arg_required(fcinfo, 0, "id");
 	rp_writable_required("replp2p.skip_failed()");
@@ -65,8 +68,11 @@ rp_skip_failed(PG_FUNCTION_ARGS)
 	rp_catalog_open(&catalog);
 	line_required(id);
 	table = skipping_required(id);
+	nmore = more_tables_read(id, &more);
 	rp_catalog_close(&catalog);
-	may = OidIsValid(table) ? owns_table(table) : superuser();
+	may = owns_table(table);
+	for (int i = 0; i < nmore; i++)
+		may &= owns_table(more[i]);
 	if (!may)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -77,9 +83,10 @@ rp_skip_failed(PG_FUNCTION_ARGS)
 		RpArg		args[] = {rp_arg_int8(id), rp_arg_oid(table)};
 
 		rp_catalog_open(&catalog);
-		if (rp_catalog_run("INSERT INTO replp2p.skipped_changes (slot, seq, change, relation, operation,"
-						   " key, key_image, remote_row, remote_image, error_message)"
-						   " SELECT slot, seq, change, $2, operation, key, key_image, remote_row, remote_image,"
+		if (rp_catalog_run("INSERT INTO replp2p.skipped_changes (slot, seq, change, relation, more_relations,"
+						   " operation, key, key_image, remote_row, remote_image, error_message)"
+						   " SELECT slot, seq, change, $2, ARRAY(SELECT coalesce(to_regclass(t)::oid, 0::oid)"
+						   "  FROM unnest(more_tables) t), operation, key, key_image, remote_row, remote_image,"
 						   " error_message FROM replp2p.failed_transactions WHERE id = $1"
 						   " ON CONFLICT DO NOTHING", SPI_OK_INSERT, args, lengthof(args)) == 0)
 			ereport(NOTICE,
@@ -130,7 +137,25 @@ skipping_required(int64 id)
 	return rp_table_of(schema, table);
 }
 
-/* Has the caller the rights of the table's owner? */
+/*
+ * Read the tables of a TRUNCATE besides the first; 0 for one that is not here. Returns how many; the
+ * array is of the memory of the caller of catalog open. Between that and close.
+ */
+static int
+more_tables_read(int64 id, Oid **more)
+{
+	RpArg		args[] = {rp_arg_int8(id)};
+	uint64		n = rp_catalog_run("SELECT coalesce(to_regclass(t)::oid, 0::oid) FROM replp2p.failed_transactions,"
+								   " unnest(more_tables) t WHERE id = $1",
+								   SPI_OK_SELECT, args, lengthof(args));
+
+	*more = SPI_palloc(sizeof(Oid) * Max(n, 1));
+	for (uint64 i = 0; i < n; i++)
+		(*more)[i] = DatumGetObjectId(rp_column(i, 1));
+	return (int) n;
+}
+
+/* Has the caller the rights of the table's owner? Of one that is not here: only a superuser has. */
 static bool
 owns_table(Oid table)
 {

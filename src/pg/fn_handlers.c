@@ -25,7 +25,6 @@
 #include "nodes/bitmapset.h"
 #include "parser/parse_func.h"
 #include "storage/lmgr.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
@@ -35,6 +34,7 @@
 #include "utils/varlena.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "decode.h"
 #include "fn_tables.h"
 #include "handlers_internal.h"
@@ -241,7 +241,7 @@ rp_handler_function_unfit(Oid function, Oid relid)
 			why = "It is not IMMUTABLE: all nodes must come to the same row, whenever they call it.";
 		else if (proc->prosecdef && proc->proowner != owner)
 			why = "It is SECURITY DEFINER, and belongs to another role than the table.";
-		else if (pg_proc_aclcheck(function, owner, ACL_EXECUTE) != ACLCHECK_OK)
+		else if (!rp_function_is_executable(function, owner))
 			why = "The owner of the table may not execute it.";
 	}
 	if (HeapTupleIsValid(tuple))

@@ -11,20 +11,26 @@
  * None of the three gives the transaction an xid or writes a row, so they work
  * in read-only transactions. The caller's own snapshot is taken before: only
  * statements after the wait see what was waited for.
+ *
+ * Shortly after a start of the server the launcher and the gossip worker have yet to
+ * find out that this database is a node, and of which group: that is waited for, too.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #include "p2p_token.h"
 
 #include "barrier.h"
+#include "members.h"
 #include "monotonic.h"
 #include "nodeview.h"
 #include "setup.h"
@@ -38,6 +44,8 @@ PG_FUNCTION_INFO_V1(rp_wait_for_replication);
 #define TOKEN_BARRIER_TIMEOUT_MS 30000
 /* Wake-ups come by a condition variable; look at least so often whether the node is still there. */
 #define LOOK_AGAIN_MS 1000
+/* Whether the launcher has taken the node up is told to nobody. */
+#define LOOK_FOR_START_MS 20
 /* States of members arrive without a wake-up of their own. */
 #define LOOK_FOR_ACKS_MS 50
 /* A longer timeout is for ever. */
@@ -51,6 +59,8 @@ typedef struct AckCount
 	StringInfoData lacking;		/* names of who has not acked */
 } AckCount;
 
+static RpNode *node_await(int64 deadline_us);
+static void node_not_started(RpNode *node);
 static void token_of_now(RpNode *node, P2pVector *vector);
 static void token_read(RpNode *node, const char *token, P2pVector *vector);
 static int64 deadline_after(const Interval *timeout);
@@ -63,7 +73,8 @@ static void require_nodes(const AckCount *count, int nodes);
 Datum
 rp_current_token(PG_FUNCTION_ARGS)
 {
-	RpNode	   *node = rp_node_required();
+	RpNode	   *node = node_await(rp_monotonic_us() +
+								  TOKEN_BARRIER_TIMEOUT_MS * INT64CONST(1000));
 	P2pVector	vector;
 	char	   *out = palloc(P2P_TOKEN_TEXT_SIZE);
 	P2pId		group;
@@ -75,6 +86,51 @@ rp_current_token(PG_FUNCTION_ARGS)
 	if (p2p_token_to_text(&group, &vector, out, P2P_TOKEN_TEXT_SIZE) != P2P_OK)
 		elog(ERROR, "replp2p: a token did not fit");
 	PG_RETURN_TEXT_P(cstring_to_text(out));
+}
+
+/*
+ * Return this database's node once its workers know it, at most until the deadline; ERROR if
+ * it is none. Who is no node has no identity, and is told so at once.
+ */
+static RpNode *
+node_await(int64 deadline_us)
+{
+	for (;;)
+	{
+		RpNode	   *node = rp_node_current();
+		int64		left_ms = (deadline_us - rp_monotonic_us() + 999) / 1000;
+
+		if (node != NULL && rp_node_status(node) != RP_NODE_NONE)
+			break;
+		if (rp_shared == NULL || RecoveryInProgress() || !rp_identity_exists(MyDatabaseId))
+			break;
+		if (left_ms <= 0)
+			node_not_started(node);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 (long) Min(left_ms, LOOK_FOR_START_MS), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return rp_node_required();
+}
+
+/* Raise the error of a node that has not started in time. node may be NULL: not taken up at all. */
+static void
+node_not_started(RpNode *node)
+{
+	char		why[RP_ERROR_TEXT_SIZE] = "";
+
+	if (node != NULL)
+	{
+		LWLockAcquire(&node->lock, LW_SHARED);
+		strlcpy(why, node->workers[RP_WORKER_GOSSIP].last_error, sizeof(why));
+		LWLockRelease(&node->lock);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the workers of this node have not started yet"),
+			 why[0] != '\0' ? errdetail("Last error: %s", why) : 0,
+			 errhint("Try again, with a longer timeout; the server's log says what they wait for.")));
 }
 
 /* Set vector to all that is committed here by now. */
@@ -158,15 +214,18 @@ wait_step(RpNode *node, int64 deadline_us, int64 longest_ms)
 Datum
 rp_wait_for_token(PG_FUNCTION_ARGS)
 {
-	RpNode	   *node = rp_node_required();
+	const char *token;
+	RpNode	   *node;
 	P2pVector	wanted;
 	P2pVector	applied;
 	int64		deadline_us;
 	bool		in_time = true;
 
 	rp_arg_required(fcinfo, 1, "timeout");
-	token_read(node, RP_ARG_TEXT(0, "token"), &wanted);
+	token = RP_ARG_TEXT(0, "token");
 	deadline_us = deadline_after(PG_GETARG_INTERVAL_P(1));
+	node = node_await(deadline_us);
+	token_read(node, token, &wanted);
 
 	ConditionVariablePrepareToSleep(&node->applied_cv);
 	rp_vector_applied(node, &applied);
@@ -228,7 +287,7 @@ describe_missing(RpNode *node, const P2pVector *wanted, StringInfo out)
 Datum
 rp_wait_for_replication(PG_FUNCTION_ARGS)
 {
-	RpNode	   *node = rp_node_required();
+	RpNode	   *node;
 	P2pVector	wanted;
 	AckCount	count;
 	int64		deadline_us;
@@ -237,6 +296,7 @@ rp_wait_for_replication(PG_FUNCTION_ARGS)
 
 	rp_arg_required(fcinfo, 2, "timeout");
 	deadline_us = deadline_after(PG_GETARG_INTERVAL_P(2));
+	node = node_await(deadline_us);
 	initStringInfo(&count.lacking);
 	if (!PG_ARGISNULL(0))
 		token_read(node, text_to_cstring(PG_GETARG_TEXT_PP(0)), &wanted);

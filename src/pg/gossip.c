@@ -233,7 +233,8 @@ talk(Gossip *gossip)
 	rp_pull_commit(gossip->pull);
 
 	left_us = gossip->tick_due_us - rp_monotonic_us();
-	rp_peers_wait(gossip->peers, left_us <= 0 ? 0 : (long) ((left_us + 999) / 1000));
+	if (!rp_peers_wait(gossip->peers, left_us <= 0 ? 0 : (long) ((left_us + 999) / 1000)))
+		rp_pull_commit(gossip->pull);
 }
 
 /* Read the key and make what talking takes; opens, and so recovers, all logs. */

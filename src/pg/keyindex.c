@@ -276,8 +276,9 @@ rp_keyindex_abort(void)
 bool
 rp_keyindex_tombstone(Oid table, RpKeyHash key, RpSlotVersion *version)
 {
-	KeyEntry   *entry = keys_lookup(keys, key);
-	TruncateEntry *truncate = hash_search(truncates, &table, HASH_FIND, NULL);
+	KeyEntry   *entry = keys->members == 0 ? NULL : keys_lookup(keys, key);
+	TruncateEntry *truncate = hash_get_num_entries(truncates) == 0 ? NULL :
+		hash_search(truncates, &table, HASH_FIND, NULL);
 	bool		found = false;
 
 	if (entry && !entry->is_row)

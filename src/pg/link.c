@@ -2,9 +2,9 @@
  * link.c
  *	  One conversation with one peer, from the client's side.
  *
- * Each message goes as CALL replp2p.exchange($1), binary in and out, and is one
- * query; so at most one is under way. The states and who calls what stand in
- * link.h. Three rules:
+ * Each message goes as CALL replp2p.exchange($1), prepared once for each connection,
+ * binary in and out, and is one query; so at most one is under way. The states
+ * and who calls what stand in link.h. Three rules:
  *
  *	- Nothing blocks: names are resolved beside (resolve.c), the connection is
  *	  non-blocking, and every step has a deadline, which any progress moves on.
@@ -37,6 +37,7 @@
 #define REPLY_KEEP_BYTES (8 * 1024 * 1024)
 
 #define EXCHANGE_SQL "CALL replp2p.exchange($1)"
+#define EXCHANGE_NAME "replp2p_exchange"
 
 static void close_callback(void *arg);
 static void close_link(RpLink *link);
@@ -45,8 +46,10 @@ static RpLinkEvent step_idle(RpLink *link);
 static RpLinkEvent step_resolving(RpLink *link);
 static bool start_connection(RpLink *link);
 static RpLinkEvent step_connecting(RpLink *link, bool socket_ready);
+static RpLinkEvent prepare(RpLink *link);
 static RpLinkEvent greet(RpLink *link);
 static bool send_message(RpLink *link, const void *bytes, size_t length);
+static bool flush_output(RpLink *link);
 static RpLinkEvent step_ready(RpLink *link, bool socket_ready);
 static RpLinkEvent step_waiting(RpLink *link, bool socket_ready);
 static bool pump(RpLink *link);
@@ -155,6 +158,7 @@ rp_link_wants(const RpLink *link)
 		case RP_LINK_CONNECTING:
 			return link->polling == PGRES_POLLING_READING ?
 				WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
+		case RP_LINK_PREPARING:
 		case RP_LINK_GREETING:
 		case RP_LINK_READY:
 		case RP_LINK_BUSY:
@@ -179,6 +183,7 @@ rp_link_timeout(const RpLink *link, int64 now_us)
 		case RP_LINK_READY:
 			return -1;
 		case RP_LINK_CONNECTING:
+		case RP_LINK_PREPARING:
 		case RP_LINK_GREETING:
 		case RP_LINK_BUSY:
 			break;
@@ -200,6 +205,7 @@ rp_link_step(RpLink *link, bool socket_ready)
 			return step_connecting(link, socket_ready);
 		case RP_LINK_READY:
 			return step_ready(link, socket_ready);
+		case RP_LINK_PREPARING:
 		case RP_LINK_GREETING:
 		case RP_LINK_BUSY:
 			return step_waiting(link, socket_ready);
@@ -326,7 +332,7 @@ step_connecting(RpLink *link, bool socket_ready)
 	switch (link->polling)
 	{
 		case PGRES_POLLING_OK:
-			return greet(link);
+			return prepare(link);
 		case PGRES_POLLING_FAILED:
 			return fail_link(link, NULL, PQerrorMessage(link->conn));
 		case PGRES_POLLING_READING:
@@ -337,7 +343,22 @@ step_connecting(RpLink *link, bool socket_ready)
 	return RP_LINK_NOTHING;
 }
 
-/* The connection stands: say HELLO. */
+/* The connection stands: have the server parse our one statement. */
+static RpLinkEvent
+prepare(RpLink *link)
+{
+	const Oid	types[1] = {BYTEAOID};
+
+	link->patience_us = (int64) rp_connect_timeout_s * 1000000;
+	link->deadline_us = rp_monotonic_us() + link->patience_us;
+	link->state = RP_LINK_PREPARING;
+	if (PQsetnonblocking(link->conn, 1) != 0 ||
+		!PQsendPrepare(link->conn, EXCHANGE_NAME, EXCHANGE_SQL, 1, types) || !flush_output(link))
+		return fail_link(link, NULL, PQerrorMessage(link->conn));
+	return RP_LINK_NOTHING;
+}
+
+/* It has: say HELLO. */
 static RpLinkEvent
 greet(RpLink *link)
 {
@@ -390,17 +411,22 @@ rp_link_send(RpLink *link, const void *request, size_t length, int64 patience_ms
 static bool
 send_message(RpLink *link, const void *bytes, size_t length)
 {
-	const Oid	types[1] = {BYTEAOID};
 	const char *values[1] = {bytes};
 	const int	lengths[1] = {(int) length};
 	const int	formats[1] = {1};
-	int			left;
 
 	link->deadline_us = rp_monotonic_us() + link->patience_us;
-	if (PQsetnonblocking(link->conn, 1) != 0 ||
-		!PQsendQueryParams(link->conn, EXCHANGE_SQL, 1, types, values, lengths, formats, 1))
-		return false;
-	left = PQflush(link->conn);
+	return PQsetnonblocking(link->conn, 1) == 0 &&
+		PQsendQueryPrepared(link->conn, EXCHANGE_NAME, 1, values, lengths, formats, 1) &&
+		flush_output(link);
+}
+
+/* Send what libpq holds, as far as possible without waiting; false: the connection is broken. */
+static bool
+flush_output(RpLink *link)
+{
+	int			left = PQflush(link->conn);
+
 	link->flushing = left > 0;
 	return left >= 0;
 }
@@ -449,14 +475,9 @@ step_waiting(RpLink *link, bool socket_ready)
 static bool
 pump(RpLink *link)
 {
-	int			left = 0;
-
 	if (!PQconsumeInput(link->conn))
 		return false;
-	if (link->flushing)
-		left = PQflush(link->conn);
-	link->flushing = left > 0;
-	return left >= 0;
+	return !link->flushing || flush_output(link);
 }
 
 /* Take over results that are complete, keeping the first; false: one is of a form that never ends. */
@@ -497,6 +518,12 @@ take_result(RpLink *link)
 		const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
 
 		return fail_link(link, NULL, primary != NULL ? primary : PQresultErrorMessage(result));
+	}
+	if (link->state == RP_LINK_PREPARING)
+	{
+		link->result = NULL;
+		PQclear(result);
+		return greet(link);
 	}
 	if (PQresultStatus(result) != PGRES_TUPLES_OK || PQntuples(result) != 1 ||
 		PQnfields(result) != 1 || PQfformat(result, 0) != 1 || PQgetisnull(result, 0, 0))

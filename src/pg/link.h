@@ -3,9 +3,9 @@
  *	  One conversation with one peer, from the client's side: an asynchronous
  *	  libpq connection, the handshake over it, then one sealed request at a time.
  *
- *	  IDLE --due--> RESOLVING --> CONNECTING --> GREETING --> READY <--> BUSY
- *	    ^               |             |              |          |          |
- *	    +-- backoff ----+-------------+--------------+----------+----------+
+ *	  IDLE --due--> RESOLVING --> CONNECTING --> PREPARING --> GREETING --> READY <--> BUSY
+ *	    ^               |             |              |             |          |          |
+ *	    +-- backoff ----+-------------+--------------+-------------+----------+----------+
  *
  * Nothing here blocks. The caller waits for rp_link_socket to be ready for
  * rp_link_wants, or for rp_link_timeout to pass, and calls rp_link_step, which
@@ -29,6 +29,7 @@ typedef enum RpLinkState
 	RP_LINK_IDLE = 0,			/* not connected; tries when retry_at has come */
 	RP_LINK_RESOLVING,			/* waits for the addresses of the host names */
 	RP_LINK_CONNECTING,			/* PQconnectPoll */
+	RP_LINK_PREPARING,			/* the statement of all messages is sent */
 	RP_LINK_GREETING,			/* HELLO is sent */
 	RP_LINK_READY,				/* a session stands, nothing is under way */
 	RP_LINK_BUSY				/* a request is sent */

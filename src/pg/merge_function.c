@@ -33,7 +33,6 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/json.h"
@@ -47,6 +46,7 @@
 #include "utils/typcache.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "settings.h"
 #include "tracked.h"
 
@@ -128,7 +128,7 @@ function_prepare(Fold *fold, const RpHandlerChange *handler)
 				 errmsg("conflict handler function %s of table \"%s\" does not exist here",
 						fold->name, RelationGetRelationName(fold->t->open->rel)),
 				 errhint("Create it on this node as it is on the others; applying goes on by itself.")));
-	if (pg_proc_aclcheck(handler->function, GetUserId(), ACL_EXECUTE) != ACLCHECK_OK)
+	if (!rp_function_is_executable(handler->function, GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("the owner of table \"%s\" may not execute its conflict handler function %s",

@@ -26,6 +26,13 @@ typedef struct ForeignLog
 	uint64		copied_seq;
 } ForeignLog;
 
+/* What a pass over some changes of one transaction is given: their numbers, ascending. */
+typedef struct SomeChanges
+{
+	const uint64 *numbers;
+	int			n;
+} SomeChanges;
+
 static RpNode *our_node;
 static MemoryContext own_context = NULL;	/* of own_pass */
 static RpLogPass *own_pass = NULL;	/* NULL: not in a state to go on from */
@@ -33,6 +40,7 @@ static uint64 own_seq = 0;
 static bool following = false;	/* whoever asks meanwhile, from inside a visit, gets what is there */
 
 static bool foreign_visit(const RpPassItem *item, void *arg);
+static bool some_visit(const RpPassItem *item, void *arg);
 static bool own_visit(const RpPassItem *item, void *arg);
 static void own_run(uint64 limit_seq);
 static void own_open(void);
@@ -51,6 +59,32 @@ foreign_visit(const RpPassItem *item, void *arg)
 	rp_keyindex_visit(item, ((ForeignLog *) arg)->copied_seq);
 	rp_keysets_visit(item);
 	return true;
+}
+
+void
+rp_foreign_log_index_some(RpNode *node, int slot, uint64 seq, const uint64 *numbers, int n)
+{
+	SomeChanges some = {numbers, n};
+
+	(void) rp_log_pass_one(node, slot, seq, some_visit, &some);
+}
+
+static bool
+some_visit(const RpPassItem *item, void *arg)
+{
+	SomeChanges *some = arg;
+
+	while (some->n > 0 && some->numbers[0] < item->number)
+	{
+		some->numbers++;
+		some->n--;
+	}
+	if (some->n > 0 && some->numbers[0] == item->number)
+	{
+		rp_keyindex_visit(item, 0);
+		rp_keysets_visit(item);
+	}
+	return some->n > 0;
 }
 
 void

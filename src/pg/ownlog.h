@@ -15,6 +15,9 @@
 void		rp_foreign_log_index(RpNode *node, int slot, uint64 after_seq, uint64 limit_seq,
 								 uint64 copied_seq);
 
+/* Index these changes of one transaction that is applied, by their numbers in it, ascending. */
+void		rp_foreign_log_index_some(RpNode *node, int slot, uint64 seq, const uint64 *numbers, int n);
+
 /* Follow the own log from after_seq on. */
 void		rp_own_log_start(RpNode *node, uint64 after_seq);
 /* Index the own log up to limit_seq; cheap to repeat. What was trimmed meanwhile is stable, and left out. */

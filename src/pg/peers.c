@@ -30,6 +30,7 @@
 #include "states.h"
 
 #include "p2p_clock.h"
+#include "p2p_pace.h"
 
 /* States that a peer lacks are pushed no sooner than this after the last reply. */
 #define PUSH_DELAY_US 100000
@@ -50,6 +51,7 @@ typedef struct Peer
 	int64		gossip_due_us;	/* monotonic */
 	int64		push_due_us;	/* 0 = the peer lacks nothing */
 	int64		poll_due_us;
+	P2pPace		pace;			/* of the PULLs */
 	TimestampTz sent_clock;		/* own clock when the GOSSIP under way was sent */
 	P2pGossip  *theirs;			/* its last digest; states are not kept */
 	int			control_number; /* in the link set's present round */
@@ -64,6 +66,7 @@ struct RpPeers
 	RpPull	   *pull;
 	char		application_name[NAMEDATALEN + 16];
 	bool		plan_due;
+	bool		more;			/* a reply of this round has left something behind */
 	RpLinkSet  *set;
 	Peer		peers[RP_MAX_MEMBERS];
 };
@@ -82,6 +85,7 @@ static bool reply_error(const RpLink *link, char text[P2P_TEXT_SIZE]);
 static void take_gossip(RpPeers *peers, int slot, const P2pGossip *gossip);
 static void note_contact(RpPeers *peers, int slot, int64 peer_clock);
 static void take_poll_reply(RpPeers *peers, int slot);
+static int64 poll_delay(RpPeers *peers, Peer *peer, const RpPullTaken *taken);
 static void send_gossip(RpPeers *peers, int slot);
 static void send_pull(RpPeers *peers, int slot);
 static void plan(RpPeers *peers);
@@ -196,9 +200,10 @@ close_peer(RpPeers *peers, int slot)
 }
 
 /* Wait, then step all links. */
-void
+bool
 rp_peers_wait(RpPeers *peers, long timeout_ms)
 {
+	peers->more = false;
 	rp_linkset_begin(peers->set);
 	for (int slot = RP_SELF + 1; slot < RP_MAX_MEMBERS; slot++)
 	{
@@ -221,6 +226,7 @@ rp_peers_wait(RpPeers *peers, long timeout_ms)
 		if (poll_is_wanted(peer))
 			step_poll(peers, slot, rp_linkset_ready(peers->set, peer->poll_number));
 	}
+	return peers->more;
 }
 
 /* Is there anything to do on the poll link? It connects when the peer has been heard. */
@@ -419,8 +425,8 @@ take_poll_reply(RpPeers *peers, int slot)
 	Peer	   *peer = &peers->peers[slot];
 	RpLink	   *link = peer->poll;
 	char		text[P2P_TEXT_SIZE];
-	char	   *error;
-	int			taken;
+	char	   *error = "malformed answer to PULL";
+	RpPullTaken taken;
 
 	if (reply_error(link, text))
 	{
@@ -430,21 +436,38 @@ take_poll_reply(RpPeers *peers, int slot)
 			rp_link_fail(link, text);
 		return;
 	}
-	taken = link->reply.data[0] == P2P_MSG_PULL_REPLY ?
-		rp_pull_receive(peers->pull, slot, link->reply.data + 1, link->reply.len - 1, &error) : -1;
-	if (taken < 0)
+	if (link->reply.data[0] != P2P_MSG_PULL_REPLY ||
+		!rp_pull_receive(peers->pull, slot, link->reply.data + 1, link->reply.len - 1,
+						 &taken, &error))
 	{
-		rp_link_fail(link, link->reply.data[0] == P2P_MSG_PULL_REPLY ?
-					 error : "malformed answer to PULL");
+		rp_link_fail(link, error);
 		rp_peer_error(peers->node, slot, link->error);
 		peers->plan_due = true;
 		return;
 	}
 	rp_link_prosper(link);
+	peers->more |= taken.full;
+	peer->poll_due_us = link->replied_us + poll_delay(peers, peer, &taken);
+}
+
+/* Return how long after an answer the next PULL goes out. */
+static int64
+poll_delay(RpPeers *peers, Peer *peer, const RpPullTaken *taken)
+{
+	const RpLink *link = peer->poll;
+	uint32		pullers = 0;
+	int64		delay_us;
+
 	/* An honest peer waits; one that does not must not make this a busy loop. */
-	if (taken == 0 &&
-		link->replied_us - link->sent_us < Min((int64) rp_poll_timeout_ms * 500, EMPTY_DELAY_US))
-		peer->poll_due_us = link->replied_us + EMPTY_DELAY_US;
+	if (taken->batches == 0)
+		return link->replied_us - link->sent_us <
+			Min((int64) rp_poll_timeout_ms * 500, EMPTY_DELAY_US) ? EMPTY_DELAY_US : 0;
+	for (int slot = RP_SELF + 1; slot < RP_MAX_MEMBERS; slot++)
+		pullers += peers->peers[slot].linked ? 1 : 0;
+	p2p_pace_note(&peer->pace, link->replied_us, taken->transactions);
+	delay_us = p2p_pace_pull_delay(&peer->pace, link->replied_us, pullers,
+								   (int64) rp_batch_delay_ms * 1000);
+	return taken->full ? 0 : delay_us;
 }
 
 /* Send whatever is due. */

@@ -18,9 +18,10 @@ RpPeers    *rp_peers_make(RpNode *node, const RpIdentity *me, RpPull *pull);
 void		rp_peers_refresh(RpPeers *peers);
 /*
  * Wait for sockets, the latch or timeout_ms, whatever is first; then go on with
- * all links that can. Does not serve interrupts.
+ * all links that can. True: more batches are to be had at once, so that asking
+ * for them comes before anything else. Does not serve interrupts.
  */
-void		rp_peers_wait(RpPeers *peers, long timeout_ms);
+bool		rp_peers_wait(RpPeers *peers, long timeout_ms);
 /* Send all requests that are due. states_changed: states were heard or made since the last call. */
 void		rp_peers_talk(RpPeers *peers, bool states_changed);
 

@@ -15,8 +15,9 @@
  * that sent it, and that peer is not asked for that origin for a while
  * (PENALTY_US); somebody else is. Nothing that a peer sends is an ERROR.
  *
- * The next PULL may go out before the batches of the last one are durable:
- * cursors run ahead of what is published. What is published (stored_seq, ...,
+ * The next PULL goes out before the batches of a full reply are durable, so that
+ * both sides work: cursors run ahead of what is published. Otherwise durable
+ * comes first, since apply waits for it. What is published (stored_seq, ...,
  * under vector_lock) is durable; peers and apply see only that. If writing
  * fails, the ERROR ends the worker, and recovery at its next start tells what
  * is there.
@@ -96,7 +97,8 @@ static void announce(RpPull *pull);
 static bool is_complete(const PulledLog *log);
 static P2pMemberLog member_log(const PulledLog *log);
 static int	choose_source(RpPull *pull, int slot, const bool *reachable, const int64 *rtt_us);
-static bool take_batch(RpPull *pull, int peer, const P2pBlock *bytes, int *taken, char **error);
+static bool take_batch(RpPull *pull, int peer, const P2pBlock *bytes, RpPullTaken *taken,
+					   char **error);
 static const char *judge_batch(RpPull *pull, PulledLog *log, const P2pBatch *batch,
 							   const P2pBlock *bytes);
 static void append(PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes);
@@ -356,16 +358,18 @@ rp_pull_request(RpPull *pull, int peer, StringInfo request)
 }
 
 /* Take a reply's batches. */
-int
-rp_pull_receive(RpPull *pull, int peer, const void *bytes, size_t length, char **error)
+bool
+rp_pull_receive(RpPull *pull, int peer, const void *bytes, size_t length,
+				RpPullTaken *taken, char **error)
 {
 	RpMember   *member = &pull->node->members[peer];
 	P2pReader	r;
 	P2pBlock	block;
 	P2pStatus	status;
 	int			seen = 0;
-	int			taken = 0;
 
+	memset(taken, 0, sizeof(*taken));
+	taken->full = length + 1 >= PULL_BYTES;	/* with its kind */
 	for (int slot = 0; slot < pull->nslots; slot++)
 		pull->logs[slot].skip = false;
 	p2p_reader_init(&r, bytes, length);
@@ -373,24 +377,24 @@ rp_pull_receive(RpPull *pull, int peer, const void *bytes, size_t length, char *
 	{
 		CHECK_FOR_INTERRUPTS();
 		seen++;
-		if (!take_batch(pull, peer, &block, &taken, error))
-			return -1;
+		if (!take_batch(pull, peer, &block, taken, error))
+			return false;
 	}
 	if (status != P2P_END)
 	{
 		*error = psprintf("malformed reply: %s", p2p_status_text(status));
-		return -1;
+		return false;
 	}
 	SpinLockAcquire(&pull->node->vector_lock);
 	member->bytes_received += (int64) length;
 	member->batches_received += seen;
 	SpinLockRelease(&pull->node->vector_lock);
-	return taken;
+	return true;
 }
 
 /* Take one batch, if it is the next one of its log. False: the reply is beyond use. */
 static bool
-take_batch(RpPull *pull, int peer, const P2pBlock *bytes, int *taken, char **error)
+take_batch(RpPull *pull, int peer, const P2pBlock *bytes, RpPullTaken *taken, char **error)
 {
 	P2pBatch	batch;
 	P2pStatus	status = p2p_batch_parse(bytes->bytes, bytes->length, &batch);
@@ -436,7 +440,9 @@ take_batch(RpPull *pull, int peer, const P2pBlock *bytes, int *taken, char **err
 		return true;
 	}
 	append(log, &batch, bytes);
-	(*taken)++;
+	taken->batches++;
+	if (batch.span.final)
+		taken->transactions += batch.span.last_seq - batch.span.first_seq + 1;
 	return true;
 }
 

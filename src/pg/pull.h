@@ -32,12 +32,21 @@ void		rp_pull_heard(RpPull *pull, int slot, const P2pVector *stored);
 void		rp_pull_plan(RpPull *pull, const bool *reachable);
 /* Append the PULL that is due to the peer in slot; false: it has nothing that we want. */
 bool		rp_pull_request(RpPull *pull, int peer, StringInfo request);
+/* What a reply has brought. */
+typedef struct RpPullTaken
+{
+	int			batches;
+	uint64		transactions;	/* that are complete with it */
+	bool		full;			/* its size was the limit: there is more to be had at once */
+} RpPullTaken;
+
 /*
  * Take the bytes of a PULL_REPLY behind its kind: verify its batches and append
- * those that come next to their logs, not yet durable. Returns how many; -1: the
- * reply is malformed (error says how; in CurrentMemoryContext).
+ * those that come next to their logs, not yet durable. False: the reply is
+ * malformed (error says how; in CurrentMemoryContext).
  */
-int			rp_pull_receive(RpPull *pull, int peer, const void *bytes, size_t length, char **error);
+bool		rp_pull_receive(RpPull *pull, int peer, const void *bytes, size_t length,
+							RpPullTaken *taken, char **error);
 /* The peer has answered PULL with an ERROR about one origin: ask others for some time. False: it is about none. */
 bool		rp_pull_refused(RpPull *pull, int peer, const char *text);
 /* Make durable and publish what was received. */

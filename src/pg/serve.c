@@ -33,6 +33,7 @@
 #include "utils/timestamp.h"
 
 #include "changelog.h"
+#include "exchange.h"
 #include "monotonic.h"
 #include "serve.h"
 #include "states.h"
@@ -198,6 +199,7 @@ wait_for_news(RpNode *node, const ServedWant *wants, int n, uint32 wait_ms)
 
 	if (wait_ms == 0 || any_news(node, wants, n))
 		return;
+	rp_exchange_let_go();
 	ConditionVariablePrepareToSleep(&node->stored_cv);
 	while (!any_news(node, wants, n) && !rp_workers_are_stopped(node))
 	{

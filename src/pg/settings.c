@@ -62,7 +62,7 @@ static const IntSetting int_settings[] = {
 		"Seals a batch when it has grown to this size.",
 	&rp_batch_max_kb, 1, 262144, GUC_UNIT_KB},
 	{"replp2p.batch_delay",
-		"Longest wait under load for more transactions to share a batch.",
+		"Longest wait for more transactions to share a batch, when they come fast.",
 	&rp_batch_delay_ms, 0, 10000, GUC_UNIT_MS},
 	{"replp2p.max_log_size",
 		"Warns when the change logs of a database are larger than this.",

@@ -80,6 +80,8 @@ node_reset(RpNode *node)
 	memset(node->workers, 0, sizeof(node->workers));
 	memset(&node->join, 0, sizeof(node->join));
 	pg_atomic_write_u64(&node->commit_lsn, 0);
+	pg_atomic_write_u32(&node->capture_listens, 0);
+	pg_atomic_write_u32(&node->apply_listens, 1);
 	pg_atomic_write_u64(&node->handlers_settled, 0);
 
 	SpinLockAcquire(&node->vector_lock);
@@ -121,6 +123,8 @@ node_init(RpNode *node, int tranche)
 	ConditionVariableInit(&node->status_cv);
 	pg_atomic_init_u64(&node->wanted_generation, 0);
 	pg_atomic_init_u64(&node->commit_lsn, 0);
+	pg_atomic_init_u32(&node->capture_listens, 0);
+	pg_atomic_init_u32(&node->apply_listens, 1);
 	for (int i = 0; i <= RP_DELETE_EVERY; i++)
 	{
 		pg_atomic_init_u32(&node->deleting[i], 0);
@@ -393,6 +397,22 @@ rp_member_by_name(RpNode *node, const char *name)
 	}
 	LWLockRelease(&node->lock);
 	return found;
+}
+
+/*
+ * Publish a commit. Capture sets capture_listens and then reads commit_lsn, with a barrier in
+ * between; so either it sees this commit, or we see that it wants to be woken.
+ */
+void
+rp_commit_publish(RpNode *node, XLogRecPtr end)
+{
+	uint64		old = pg_atomic_read_u64(&node->commit_lsn);
+
+	while (old < end && !pg_atomic_compare_exchange_u64(&node->commit_lsn, &old, end))
+		;
+	pg_memory_barrier();
+	if (pg_atomic_read_u32(&node->capture_listens) != 0)
+		rp_worker_wake(node, RP_WORKER_CAPTURE);
 }
 
 /* Wake a worker; takes no lock, see the head of this file. */

@@ -219,8 +219,12 @@ typedef struct RpNode
 	int64		group_offset_us;	/* group time - own clock */
 	bool		clock_is_outlier;
 
-	/* Highest commit end of a local transaction; written in commit callbacks. */
+	/* Highest commit end of a local transaction; written in commit callbacks: rp_commit_publish. */
 	pg_atomic_uint64 commit_lsn;
+	/* 1 = capture sleeps until a commit wakes it, 0 = it looks by itself soon. Writer: capture. */
+	pg_atomic_uint32 capture_listens;
+	/* 1 = apply has something to do after local transactions, too. Writer: apply. */
+	pg_atomic_uint32 apply_listens;
 
 	/*
 	 * Local deletes (and truncates, key updates) per bucket of table oid:
@@ -332,6 +336,12 @@ void		rp_vector_oldest(RpNode *node, P2pVector *v);
 int			rp_member_by_origin(RpNode *node, const P2pOrigin *origin);
 int			rp_member_by_roident(RpNode *node, RepOriginId roident);
 int			rp_member_by_name(RpNode *node, const char *name);
+
+/*
+ * Tell capture that a transaction has committed whose record ends here, and wake it if it would not
+ * look otherwise. For commit paths: no lock, no scan, mostly no system call.
+ */
+void		rp_commit_publish(RpNode *node, XLogRecPtr end);
 
 /* Wake one worker of the node, the launcher; harmless if it does not run. */
 void		rp_worker_wake(RpNode *node, RpWorkerKind kind);

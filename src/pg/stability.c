@@ -7,6 +7,9 @@
  * once this node has applied that member up to the ack's own component
  * (p2p_stability.h says why). Stable is the minimum over all admitted members,
  * this node among them; one that has never been heard of holds everything back.
+ * "Has applied" means durably: capture, too, has read it, and reads only what is
+ * flushed. What is merely visible may be lost in a crash and come again, after the
+ * logs were trimmed that had the deletes it loses to.
  *
  * Membership must not be older than the vectors that are compared with it: who
  * was admitted by a transaction that is applied here has to count. So the
@@ -62,7 +65,7 @@ typedef struct StableSeqs
 } StableSeqs;
 
 static P2pAck *ack_of(RpStability *stability, int slot);
-static bool stable_vector(RpStability *stability, const uint64 *applied, P2pVector *stable);
+static bool stable_vector(RpStability *stability, const P2pVector *durable, P2pVector *stable);
 static void publish(RpNode *node, const P2pVector *stable);
 static bool trim_is_due(RpStability *stability, const StableSeqs *stable);
 static void copy_stable(RpNode *node, StableSeqs *stable);
@@ -108,32 +111,31 @@ void
 rp_stability_step(RpStability *stability)
 {
 	RpNode	   *node = stability->node;
-	uint64		applied[RP_MAX_MEMBERS];
 	P2pVector	own;
+	P2pVector	durable;
 	P2pVector	stable;
 	P2pOrigin	self;
 
 	rp_vector_captured(node, &own);
-	SpinLockAcquire(&node->vector_lock);
-	for (int slot = 0; slot < RP_MAX_MEMBERS; slot++)
-		applied[slot] = node->members[slot].applied_seq;
-	SpinLockRelease(&node->vector_lock);
+	rp_vector_applied(node, &durable);
+	p2p_vector_meet(&durable, &own);
 	pg_memory_barrier();		/* vectors first, membership later */
 
 	LWLockAcquire(&node->lock, LW_SHARED);
 	self = node->members[RP_SELF].origin;
 	LWLockRelease(&node->lock);
-	/* What capture has read is applied here by definition. */
 	rp_stability_hear(stability, RP_SELF, &self, &own);
-	applied[RP_SELF] = Max(applied[RP_SELF], p2p_vector_get(&own, &self));
 
-	if (stable_vector(stability, applied, &stable))
+	if (stable_vector(stability, &durable, &stable))
 		publish(node, &stable);
 }
 
-/* Let all members' acks ripen and take their minimum; false: membership is about to change. */
+/*
+ * Let all members' acks ripen, as far as durable goes, and take their minimum; false:
+ * membership is about to change.
+ */
 static bool
-stable_vector(RpStability *stability, const uint64 *applied, P2pVector *stable)
+stable_vector(RpStability *stability, const P2pVector *durable, P2pVector *stable)
 {
 	RpNode	   *node = stability->node;
 	const P2pAck *acks[RP_MAX_MEMBERS];
@@ -148,7 +150,8 @@ stable_vector(RpStability *stability, const uint64 *applied, P2pVector *stable)
 
 		if (member->status != RP_MEMBER_ADMITTED)
 			continue;
-		(void) p2p_ack_ripen(ack_of(stability, slot), &member->origin, applied[slot]);
+		(void) p2p_ack_ripen(ack_of(stability, slot), &member->origin,
+							 p2p_vector_get(durable, &member->origin));
 		acks[n++] = stability->acks[slot];
 	}
 	LWLockRelease(&node->lock);
@@ -180,14 +183,14 @@ publish(RpNode *node, const P2pVector *stable)
 void
 rp_stability_trim(RpStability *stability)
 {
-	static const uint64 nothing_new[RP_MAX_MEMBERS];
+	static const P2pVector nothing_new;
 	StableSeqs	stable;
 	P2pVector	held;
 
 	if (rp_handlers_unsettled(stability->node))
 		return;
 	copy_stable(stability->node, &stable);
-	if (!trim_is_due(stability, &stable) || !stable_vector(stability, nothing_new, &held))
+	if (!trim_is_due(stability, &stable) || !stable_vector(stability, &nothing_new, &held))
 		return;
 	for (int slot = 0; slot < stable.nslots; slot++)
 	{

@@ -118,6 +118,30 @@ test_logrec_impossible_headers_are_corrupt(void **unused)
 	assert_int_equal(peek(1, P2P_LOG_BATCH | 0x1000000), P2P_CORRUPT);
 }
 
+static void
+test_logrec_blank_is_where_no_header_can_be(void **unused)
+{
+	uint8_t		record[RECORD_SIZE];
+	uint8_t		zeros[P2P_LOGREC_HEADER_SIZE + 1] = {0};
+
+	(void) unused;
+	assert_true(p2p_logrec_is_blank(zeros, 0));
+	for (size_t n = 1; n <= sizeof(zeros); n++)
+		assert_true(p2p_logrec_is_blank(zeros, n));
+	/* what stands behind a header does not matter */
+	zeros[P2P_LOGREC_HEADER_SIZE] = 1;
+	assert_true(p2p_logrec_is_blank(zeros, sizeof(zeros)));
+	for (size_t n = 0; n < P2P_LOGREC_HEADER_SIZE; n++)
+	{
+		zeros[n] = 1;
+		assert_false(p2p_logrec_is_blank(zeros, sizeof(zeros)));
+		assert_true(p2p_logrec_is_blank(zeros, n));
+		zeros[n] = 0;
+	}
+	write_record(record, P2P_LOG_BATCH, 0);
+	assert_false(p2p_logrec_is_blank(record, RECORD_SIZE));
+}
+
 /* Write a position with a vector of n origins. */
 static size_t
 write_position(uint8_t memory[P2P_POSITION_MAX_SIZE], uint32_t n, P2pPosition *position)
@@ -218,6 +242,7 @@ main(void)
 		cmocka_unit_test(test_logrec_every_truncation_is_torn),
 		cmocka_unit_test(test_logrec_every_changed_bit_is_noticed),
 		cmocka_unit_test(test_logrec_impossible_headers_are_corrupt),
+		cmocka_unit_test(test_logrec_blank_is_where_no_header_can_be),
 		cmocka_unit_test(test_logrec_position_round_trips),
 		cmocka_unit_test(test_logrec_position_cut_or_too_long_is_corrupt),
 		cmocka_unit_test(test_logrec_hostile_bytes_do_no_harm),

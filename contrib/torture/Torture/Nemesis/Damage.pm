@@ -25,8 +25,9 @@ sub rest { 8 }
 my %DAMAGE = (
 	junk => sub {
 		my ($file, $size) = @_;
+		sysseek $file, 0, 0;
 		sysread $file, my $bytes, 150;
-		sysseek $file, 0, 2;
+		sysseek $file, $size, 0;
 		syswrite $file, rand() < 0.5 ? $bytes : "\0" x (1 + int(rand(5000)));
 	},
 	lost => sub { my ($file, $size) = @_; truncate $file, place($size) },
@@ -71,8 +72,23 @@ sub damage
 
 	return 0 unless $last && -s $last;
 	open my $file, '+<:raw', $last or die "$last: $!\n";
-	$DAMAGE{$kind}->($file, -s $last);
+	$DAMAGE{$kind}->($file, size_of($file));
 	return close $file;
+}
+
+# Where the records of a log file end: behind them its writer may have prepared space (p2p_logrec.h).
+sub size_of
+{
+	my ($file) = @_;
+	my $at = 0;
+
+	while (sysseek($file, $at, 0) && (sysread($file, my $header, 12) // 0) == 12)
+	{
+		my ($length) = unpack 'V', $header;
+		last if $length == 0;
+		$at += 12 + $length;
+	}
+	return $at || -s $file;
 }
 
 1;

@@ -1,0 +1,14 @@
+# Built-in logical replication with streaming of large transactions, which is not its default on 15.
+package System::native_streaming;
+
+use strict;
+use warnings;
+
+use File::Basename qw(dirname);
+
+require(dirname(__FILE__) . '/native.pm');
+our @ISA = ('System::native');
+
+sub options { return 'streaming = on' }
+
+1;
