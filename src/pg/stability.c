@@ -210,9 +210,9 @@ copy_stable(RpNode *node, StableSeqs *stable)
 {
 	LWLockAcquire(&node->lock, LW_SHARED);
 	stable->nslots = node->nmembers;
-	LWLockRelease(&node->lock);
 	/* before the copy is complete nobody knows what its rows require */
-	stable->copies_stable = rp_node_status(node) != RP_NODE_JOINING;
+	stable->copies_stable = node->status != RP_NODE_JOINING;
+	LWLockRelease(&node->lock);
 	SpinLockAcquire(&node->vector_lock);
 	for (int slot = 0; slot < stable->nslots; slot++)
 	{
