@@ -34,7 +34,7 @@ my @ALL = ((map { $_->[0] } @MEASURES), 'join', 'multi');
 
 my %option = (
 	systems => 'native,pglogical,replp2p', peers => '1,2,4,8', measures => join(',', @ALL));
-GetOptions(\%option, 'work=s', 'bin=s', 'systems=s', 'peers=s', 'measures=s', 'rounds=i', 'limit=i', 'join-mb=i', 'quick',
+GetOptions(\%option, 'work=s', 'bin=s', 'old-bin=s', 'systems=s', 'peers=s', 'measures=s', 'rounds=i', 'limit=i', 'join-mb=i', 'quick',
 	'packages=i', 'profile') && !@ARGV
 	or die "see contrib/bench/run\n";
 
@@ -51,6 +51,7 @@ foreach my $name (keys %wanted)
 }
 die "--peers: a number of receivers is 1 to 16\n" if !@peers || grep { !/^\d+$/ || $_ < 1 || $_ > 16 } @peers;
 
+($Bench::System::BIN, $Bench::System::OLD_BIN) = @option{ 'bin', 'old-bin' };
 my @systems = map { Bench::System->load($_) } split /,/, $option{systems};
 if ($option{packages})
 {
@@ -85,8 +86,8 @@ sub buffers_mb
 sub cluster_make
 {
 	my ($system, $name, %more) = @_;
-	return Bench::Cluster->make(name => $name, work => $option{work}, bin => $option{bin},
-		folder => join('-', 'data', $system->name, $name), preload => $system->preload, conf => $system->conf($option{bin}),
+	return Bench::Cluster->make(name => $name, work => $option{work}, bin => $system->bin,
+		folder => join('-', 'data', $system->name, $name), preload => $system->preload, conf => $system->conf,
 		buffers_mb => 512, %more);
 }
 
@@ -252,9 +253,9 @@ sub round_run
 # Leave out a system whose extension the server hasn't.
 sub systems_there
 {
-	chomp(my $share = `'$option{bin}/pg_config' --sharedir`);
 	foreach my $system (splice @systems)
 	{
+		chomp(my $share = `'${\$system->bin}/pg_config' --sharedir`);
 		my $extension = $system->extension;
 		if (!defined $extension || -e "$share/extension/$extension.control")
 		{
