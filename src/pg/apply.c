@@ -85,6 +85,7 @@ typedef struct ApplyOrigin
 	int			retry_ms;
 	int64		retry_us;		/* monotonic: not before this; 0 = no error */
 	uint64		alone_until;	/* no groups up to this seq */
+	uint64		careful_until;	/* no runs, either */
 	uint64		alone;			/* so many were to be applied singly after the last failure of a group */
 } ApplyOrigin;
 
@@ -392,6 +393,7 @@ apply_next(int slot)
 	commit.started_at = GetCurrentTimestamp();
 	commit.n = 0;
 	commit.grouped = false;
+	commit.txn.storing_run = false;
 	PG_TRY();
 	{
 		P2pBegin	begin;
@@ -411,7 +413,7 @@ apply_next(int slot)
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(turn_context);
-		if (commit.grouped)
+		if (commit.grouped || commit.txn.storing_run)
 		{
 			done = Max(commit.n, 1);
 			group_failed(slot);
@@ -548,7 +550,7 @@ commit_next(int slot, const P2pBegin *begin, const P2pVector *deps)
 	memset(&commit.txn, 0, sizeof(commit.txn));
 	commit.txn.node = node;
 	commit.txn.change_context = change_context;
-	commit.txn.careful = origins[slot].retry_ms != 0;
+	commit.txn.careful = origins[slot].retry_ms != 0 || begin->seq <= origins[slot].careful_until;
 	commit.txn.group = commit.grouped ? &commit.note : NULL;
 
 	StartTransactionCommand();
@@ -612,6 +614,7 @@ transaction_apply(const P2pBegin *begin, const P2pVector *deps)
 	txn->version.dot.seq = begin->seq;
 	txn->deps = deps;
 	txn->item = 0;
+	txn->streak = 0;
 	rp_apply_origin_set(commit.slot, begin->seq, begin->stamp);
 	commit.n++;
 	commit.seq = begin->seq;
@@ -621,6 +624,7 @@ transaction_apply(const P2pBegin *begin, const P2pVector *deps)
 	MemoryContextSwitchTo(TopTransactionContext);
 	rp_versions_put(U64FromFullTransactionId(GetCurrentFullTransactionId()), &entry);
 	items_apply(txn, origins[commit.slot].stream);
+	rp_run_flush(txn);
 	if (commit.grouped)
 		ReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(TopTransactionContext);
@@ -744,13 +748,17 @@ undo(int slot)
 	AbortOutOfAnyTransaction();
 	rp_keyindex_abort();
 	rp_keysets_abort();
+	rp_run_abort();
 	rp_relations_abort();
 	MemoryContextReset(change_context);
 	replorigin_session_origin = InvalidRepOriginId;
 	rp_stream_reset(origins[slot].stream);
 }
 
-/* Undo a group: its members are applied one by one, which also says what is wrong, if anything is. */
+/*
+ * Undo a group, or a transaction in which a run failed: it is applied one by one, and row by row, which also
+ * says what is wrong, if anything is.
+ */
 static void
 group_failed(int slot)
 {
@@ -763,6 +771,8 @@ group_failed(int slot)
 			(errmsg_internal("%d transactions are applied one by one: %s", commit.n, error->message)));
 	FlushErrorState();
 	undo(slot);
+	if (commit.txn.storing_run)
+		origin->careful_until = commit.seq;
 	origin->alone = Min(origin->alone * 2 + 1, MAX_ALONE);
 	origin->alone_until = commit.seq + origin->alone - 1;
 	FreeErrorData(error);
