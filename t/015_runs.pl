@@ -56,6 +56,9 @@ is($g->sql('b', "SELECT conflict_type || ' ' || resolution || count(*) FROM repl
 	"insert_deleted keep_local22\ninsert_exists apply_remote11\ninsert_exists keep_local11", 'each conflict is in the history');
 cmp_ok(runs_since($lsn), '>', 0, 'there were runs');
 
+ok($g->eventually('b', "SELECT n_tup_ins >= 2000 FROM pg_stat_user_tables WHERE relname = 't'"),
+	'the statistics that autovacuum goes by know of it');
+
 # Every second table, a row of the run changed at once, keys that come again
 $lsn = $g->sql('b', 'SELECT pg_current_wal_insert_lsn()');
 $g->sql('a', join ' ', 'BEGIN;', (map { my $from = 10000 * $_; (

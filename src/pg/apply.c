@@ -140,6 +140,7 @@ static void state_set(int slot, RpApplyState state);
 static void handlers_settle(void);
 static bool follow_up(void);
 static void housekeeping(void);
+static void stats_report(void);
 
 /* Where an error happened, for its context line. */
 typedef struct ApplyPlace
@@ -185,6 +186,7 @@ rp_apply_main(Datum dboid)
 		progress |= follow_up();
 		handlers_settle();
 		housekeeping();
+		stats_report();
 		if (progress)
 			continue;
 		commits_publish();
@@ -874,4 +876,23 @@ housekeeping(void)
 	StartTransactionCommand();
 	rp_conflict_prune();
 	CommitTransactionCommand();
+}
+
+/*
+ * Report to the server's statistics what was written: autovacuum goes by them. At most once a
+ * second while there is work, and what is left soon after it.
+ */
+static void
+stats_report(void)
+{
+	static int64 due_us = 0;
+	bool		due = due_us != 0 && rp_monotonic_us() >= due_us;
+	long		again_ms = pgstat_report_stat(due);
+
+	if (again_ms <= 0)
+		due_us = 0;
+	else if (due_us == 0 || due)
+		due_us = rp_monotonic_us() + again_ms * INT64CONST(1000);
+	if (due_us != 0)
+		wake_by(due_us);
 }
