@@ -104,7 +104,7 @@ sub crash
 	my ($name, $worker, $point) = @_;
 	my $node = $g->node($name);
 	my $offset = -s $node->logfile;
-	my $fill = $point =~ /rotate|trim/;
+	my $fill = $point =~ /rotate|trim|spool/;
 	my $free = $point =~ /^displaced/;
 	my $group = $point =~ /group/;	# several transactions must be queued
 

@@ -290,12 +290,12 @@ record_process(RpCapture *capture)
 	(void) rp_group_note_read(reader, &capture->group);
 	is_commit = rp_commit_record_parse(reader, &capture->commit);
 	LogicalDecodingProcessRecord(capture->decoding, reader);
+	/* The server's transaction around decoding, if there was one, has changed both. */
+	CurrentResourceOwner = capture->owner;
+	MemoryContextSwitchTo(capture->step_memory);
 	if (is_commit)
 	{
 		capture->commits++;
-		/* The server's transaction around decoding has changed both. */
-		CurrentResourceOwner = capture->owner;
-		MemoryContextSwitchTo(capture->step_memory);
 		if (capture->seq != seq_before)
 			commit_local(capture, seq_before);
 		else

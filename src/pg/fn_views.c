@@ -456,8 +456,11 @@ rp_get_stat_join(PG_FUNCTION_ARGS)
 	rp_row_text(&row, join.phase);
 	rp_row_int64(&row, join.tables_total);
 	rp_row_int64(&row, join.tables_processed);
-	rp_row_int64(&row, join.rows_processed);
+	rp_row_int64(&row, join.indexes_total);
+	rp_row_int64(&row, join.indexes_processed);
+	rp_row_int64(&row, join.bytes_total);
 	rp_row_int64(&row, join.bytes_processed);
+	rp_row_int64(&row, join.rows_processed);
 	rp_row_time(&row, join.started_at);
 	rp_row_text(&row, join.waits_for);
 	rp_row_text(&row, join.last_error);
