@@ -510,6 +510,7 @@ transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
 	rp_apply_close_relations(&txn);
 	rp_failure_end(&txn);
 	PopActiveSnapshot();
+	rp_stream_wait_stored(origins[slot].stream, begin->seq);
 	RP_CRASH_POINT("apply_before_commit");
 	CommitTransactionCommand();
 	RP_CRASH_POINT("apply_after_commit");

@@ -196,6 +196,12 @@ typedef struct RpStreamItem
 } RpStreamItem;
 
 bool		rp_stream_next(RpStream *stream, RpStreamItem *item);
+/*
+ * Before each commit: wait until the log is durable up to the last transaction in
+ * it, as a stream may read ahead of that. ERROR (serialization failure, to be tried
+ * again) if that takes too long.
+ */
+void		rp_stream_wait_stored(RpStream *stream, uint64 seq);
 /* Changes of the peeked transaction to be passed over, by number, ascending; their memory must stay until its end. */
 void		rp_stream_skip(RpStream *stream, const uint64 *changes, int n);
 /* Forget the position (after an error). */

@@ -10,7 +10,8 @@
  * origin says of itself, else the origin, else the best relay (p2p_plan.h).
  *
  *	  reply -> parse -> known origin? -> the next one? -> signature, group, body
- *		-> continues the hash chain? -> append -> (all replies) -> fsync -> publish
+ *		-> continues the hash chain? -> append -> (all replies) -> write, let apply
+ *		begin with it -> fsync -> publish
  *
  * Nothing is believed because of who sent it: a batch counts by its origin's
  * signature alone. What is refused is counted, noted at the link to the peer
@@ -20,7 +21,7 @@
  * The next PULL goes out before the batches of a full reply are durable, so that
  * both sides work: cursors run ahead of what is published. Otherwise durable
  * comes first, since apply waits for it. What is published (stored_seq, ...,
- * under vector_lock) is durable; peers and apply see only that. If writing
+ * under vector_lock) is durable; peers see only that, and apply commits only that. If writing
  * fails, the ERROR ends the worker, and recovery at its next start tells what
  * is there.
  *
@@ -214,6 +215,7 @@ publish(RpPull *pull, int slot)
 
 	SpinLockAcquire(&pull->node->vector_lock);
 	member->stored_seq = log->cursor.seq;
+	member->written_seq = log->cursor.seq;
 	member->stored_stamp = log->stamp;
 	/* Trimming moves it on in shared memory only. */
 	member->oldest_seq = Max(member->oldest_seq, log->oldest_seq);
@@ -601,11 +603,13 @@ rp_pull_refused(RpPull *pull, int peer, const char *text)
 	return true;
 }
 
-/* Make durable what was appended, then publish it. */
-void
-rp_pull_commit(RpPull *pull)
+/*
+ * Let apply begin with what was appended. It waits before its commit until that is
+ * durable, and holds locks meanwhile: so nothing but the sync comes in between.
+ */
+static void
+show_written(RpPull *pull)
 {
-	RpSlotSet	grown = {0};
 	bool		any = false;
 
 	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
@@ -615,6 +619,32 @@ rp_pull_commit(RpPull *pull)
 		if (log->writer == NULL || !log->dirty)
 			continue;
 		RP_CRASH_POINT("gossip_after_append");
+		rp_log_write(log->writer);
+		SpinLockAcquire(&pull->node->vector_lock);
+		pull->node->members[slot].written_seq = log->cursor.seq;
+		SpinLockRelease(&pull->node->vector_lock);
+		any = true;
+	}
+	if (!any)
+		return;
+	rp_worker_wake(pull->node, RP_WORKER_APPLY);
+	RP_CRASH_POINT("gossip_after_write");
+}
+
+/* Make durable what was appended, then publish it. */
+void
+rp_pull_commit(RpPull *pull)
+{
+	RpSlotSet	grown = {0};
+	bool		any = false;
+
+	show_written(pull);
+	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
+	{
+		PulledLog  *log = &pull->logs[slot];
+
+		if (log->writer == NULL || !log->dirty)
+			continue;
 		rp_log_sync(log->writer);
 		log->dirty = false;
 		pg_atomic_fetch_add_u64(&pull->node->stats.log_syncs, 1);
