@@ -674,6 +674,7 @@ commit_finish(void)
 	RpApplyTransaction *txn = &commit.txn;
 
 	rp_apply_close_relations(txn);
+	rp_stream_wait_stored(origins[commit.slot].stream, commit.seq);
 	if (commit.grouped)
 	{
 		RpVersionEntry entry = {(uint16) commit.slot, commit.seq, commit.stamp};

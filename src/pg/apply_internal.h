@@ -226,6 +226,12 @@ typedef struct RpStreamItem
 } RpStreamItem;
 
 bool		rp_stream_next(RpStream *stream, RpStreamItem *item);
+/*
+ * Before each commit: wait until the log is durable up to the last transaction in
+ * it, as a stream may read ahead of that. ERROR (serialization failure, to be tried
+ * again) if that takes too long.
+ */
+void		rp_stream_wait_stored(RpStream *stream, uint64 seq);
 /* Does the transaction that was peeked go over several batches? */
 bool		rp_stream_is_large(RpStream *stream);
 /* Are there at least so many transactions after after_seq in the log? */
