@@ -25,6 +25,7 @@
 #include "utils/resowner.h"
 
 #include "changelog.h"
+#include "groupnote.h"
 #include "members.h"
 #include "p2p_body.h"
 #include "p2p_pace.h"
@@ -125,6 +126,7 @@ typedef struct RpCapture
 	uint64		commits;		/* of anybody, read since the start */
 	P2pPace		pace;
 	RpCommitRecord commit;
+	RpGroupNote group;			/* the last one read; its commit record may follow */
 	RpOpenTransaction tx;
 	RpBody		body;
 	uint64		bodies;			/* how many were begun, chunks of spools included */

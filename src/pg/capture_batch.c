@@ -513,6 +513,7 @@ void
 rp_capture_publish(RpCapture *capture)
 {
 	RpNode	   *node = capture->node;
+	RpSlotSet	self = {0};
 	bool		own;
 
 	Assert(capture->body.first_seq == 0 && !capture->appended && capture->npending == 0);
@@ -526,7 +527,8 @@ rp_capture_publish(RpCapture *capture)
 	capture->published_lsn = capture->done_lsn;
 	if (!own)
 		return;
-	ConditionVariableBroadcast(&node->stored_cv);
+	rp_slots_add(&self, RP_SELF);
+	rp_pollers_wake(node, &self);
 	ConditionVariableBroadcast(&node->applied_cv);
 	/* gossip tells of it with its next state, and waiting pulls answer by themselves */
 	pg_memory_barrier();
