@@ -65,7 +65,9 @@ rp_group_note_read(XLogReaderState *reader, RpGroupNote *note)
 	const xl_logical_message *message;
 	const char *bytes;
 
-	if (XLogRecGetRmid(reader) != RM_LOGICALMSG_ID)
+	/* any client can write messages, but none under an origin */
+	if (XLogRecGetRmid(reader) != RM_LOGICALMSG_ID ||
+		XLogRecGetOrigin(reader) == InvalidRepOriginId)
 		return false;
 	message = (const xl_logical_message *) XLogRecGetData(reader);
 	if (message->dbId != MyDatabaseId || !message->transactional ||
