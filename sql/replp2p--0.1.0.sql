@@ -457,6 +457,7 @@ CREATE FUNCTION replp2p.get_stat_apply(
 	OUT state text,
 	OUT started_at timestamptz,
 	OUT transactions_applied bigint,
+	OUT commits_applied bigint,
 	OUT changes_applied bigint,
 	OUT conflicts bigint,
 	OUT errors bigint,
@@ -471,7 +472,7 @@ COMMENT ON FUNCTION replp2p.get_stat_apply() IS 'the row behind the view stat_ap
 CREATE VIEW replp2p.stat_apply AS
 	SELECT * FROM replp2p.get_stat_apply();
 COMMENT ON VIEW replp2p.stat_apply IS
-'the apply worker of this node and its totals over all origins; state is the worst of any origin (see stat_lag), or stopped';
+'the apply worker of this node and its totals over all origins; commits_applied counts local commits, which hold several transactions each while it catches up; state is the worst of any origin (see stat_lag), or stopped';
 
 CREATE FUNCTION replp2p.get_stat_links(
 	OUT node_name name,

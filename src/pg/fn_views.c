@@ -300,6 +300,7 @@ rp_get_stat_apply(PG_FUNCTION_ARGS)
 	RpNodeView *view = rp_node_view();
 	const RpWorkerSlot *worker;
 	int64		transactions = 0;
+	int64		commits = 0;
 	int64		changes = 0;
 	int64		conflicts = 0;
 	int64		errors = 0;
@@ -311,6 +312,7 @@ rp_get_stat_apply(PG_FUNCTION_ARGS)
 	for (int slot = 0; slot < view->nmembers; slot++)
 	{
 		transactions += view->members[slot].m.transactions_applied;
+		commits += view->members[slot].m.commits_applied;
 		changes += view->members[slot].m.changes_applied;
 		conflicts += view->members[slot].m.conflicts;
 		errors += view->members[slot].m.apply_errors;
@@ -320,6 +322,7 @@ rp_get_stat_apply(PG_FUNCTION_ARGS)
 	rp_row_text(&row, worst_apply_state(view));
 	rp_row_time(&row, worker->pid == 0 ? 0 : worker->started_at);
 	rp_row_int64(&row, transactions);
+	rp_row_int64(&row, commits);
 	rp_row_int64(&row, changes);
 	rp_row_int64(&row, conflicts);
 	rp_row_int64(&row, errors);
@@ -497,6 +500,7 @@ rp_stat_reset(PG_FUNCTION_ARGS)
 		SpinLockAcquire(&node->vector_lock);
 		m->apply_errors = 0;
 		m->transactions_applied = 0;
+		m->commits_applied = 0;
 		m->changes_applied = 0;
 		m->conflicts = 0;
 		m->bytes_received = 0;

@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "conflict_counts.h"
+#include "pollers.h"
 #include "p2p_message.h"
 #include "p2p_vector.h"
 
@@ -128,6 +129,7 @@ typedef struct RpMember
 	TimestampTz apply_error_at;
 	int64		apply_errors;
 	int64		transactions_applied;
+	int64		commits_applied;	/* local ones that brought them */
 	int64		changes_applied;
 	int64		conflicts;
 
@@ -242,11 +244,12 @@ typedef struct RpNode
 	pg_atomic_uint64 handler_changes;
 	pg_atomic_uint64 handlers_settled;
 
-	/* Broadcast after: captured_lsn moved | some stored_seq moved | some applied_seq moved | status or members changed. */
+	/* Broadcast after: captured_lsn moved | some applied_seq moved | status or members changed. */
 	ConditionVariable captured_cv;
-	ConditionVariable stored_cv;
 	ConditionVariable applied_cv;
 	ConditionVariable status_cv;
+
+	RpPollers	pollers;		/* who waits for some stored_seq; see there */
 
 	/* stat_join, and what copiers need. Writers: join worker, copiers. Lock: RpNode.lock. */
 	struct

@@ -298,7 +298,7 @@ rp_workers_stop_and_wait(Oid dboid)
 		return;
 	workers_set_stop(node, true);
 	/* backends that serve a long poll */
-	ConditionVariableBroadcast(&node->stored_cv);
+	rp_pollers_wake(node, NULL);
 	ConditionVariablePrepareToSleep(&node->status_cv);
 	while (rp_workers_push_out(node, TimestampDifferenceExceeds(start, GetCurrentTimestamp(),
 																STOP_GRACE_MS)))
