@@ -33,6 +33,7 @@
 #include "access/xlogrecord.h"
 #include "miscadmin.h"
 #include "replication/message.h"
+#include "replication/origin.h"
 
 #include "groupnote.h"
 
