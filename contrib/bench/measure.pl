@@ -43,7 +43,7 @@ my $rounds = $option{rounds} // ($option{quick} ? 1 : 3);
 my %wanted = map { $_ => 1 } split /,/, $option{measures};
 my @peers = split /,/, $option{peers};
 $size{join_mb} = $option{'join-mb'} if $option{'join-mb'};
-$Bench::Cluster::LIMIT = $option{limit} // ($option{quick} ? 60 : 300);
+$Bench::Cluster::LIMIT = $option{limit} // ($option{quick} ? 60 : 600);
 
 foreach my $name (keys %wanted)
 {
@@ -139,6 +139,7 @@ sub group_mesh
 	return $group;
 }
 
+# A cluster that is full and stopped.
 sub fill
 {
 	my $cluster = cluster_make($none, 'filled');
@@ -148,6 +149,8 @@ sub fill
 	$cluster->{session}->query($Bench::Cluster::TABLES);
 	Bench::Measures::join_data($cluster, $size{join_mb});
 	$cluster->stop('fast');
+	# gigabytes of WAL that nobody needs would be copied each time
+	$cluster->run("$option{bin}/pg_resetwal", $cluster->{data});
 	return $cluster;
 }
 

@@ -39,7 +39,7 @@ my @BARS = (
 	[ 'foreground', '', 'pgbench on the origin', 'tx/s', 'most', 'more' ],
 	[ 'join', '', 'Join', 's', 'least', 'less' ],
 	[ 'wire', '', 'Bytes sent per transaction and receiver', 'bytes', 'least', 'less' ],
-	[ 'disk, origin', 'WAL', 'WAL of the origin per transaction', 'bytes', 'least', 'less' ],
+	[ 'disk, receiver', 'WAL', 'WAL of a receiver per transaction', 'bytes', 'least', 'less' ],
 	[ 'private memory, receiver', 'all', 'Private memory of the receiver\'s workers', 'MB', 'least', 'less' ],
 	[ 'multi-master', '', 'Three nodes write: all together', 'tx/s', 'least', 'more' ]);
 
