@@ -19,6 +19,7 @@
 
 static void hash_make(Batch *batch);
 static void cursor_find(Log *log);
+static bool is_open(const Node *node, uint32_t peer);
 static void take_batch(Node *node, uint32_t peer, Batch *batch);
 
 /* Append a batch behind the cursor. One of the own log gets its hash here. */
@@ -141,7 +142,7 @@ log_open_all(Node *node)
 {
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
-		if (i == node->index || node->shared.members[i] == MEMBER_FREE || node->logs[i].open)
+		if (i == node->index || node->shared.catalog.members[i] == MEMBER_FREE || node->logs[i].open)
 			continue;
 		node->logs[i].open = true;
 		node->shared.stored[i] = (uint32_t) node->logs[i].cursor.seq;
@@ -201,8 +202,8 @@ member_log(const Node *node, uint32_t origin)
 		.stored_seq = node->shared.stored[origin],
 		.applied_seq = node->shared.applied[origin],
 		.required_seq = node->shared.required[origin],
-		.left = node->shared.members[origin] == MEMBER_LEFT,
-		.left_seq = node->shared.left_seq[origin]
+		.left = node->shared.catalog.members[origin] == MEMBER_LEFT,
+		.left_seq = node->shared.catalog.left_seq[origin]
 	};
 }
 
@@ -232,7 +233,7 @@ pull_plan(Node *node)
 			continue;
 		for (uint32_t peer = 0; peer < world.nnodes; peer++)
 		{
-			if (peer == node->index || node->shared.members[peer] != MEMBER_ADMITTED ||
+			if (peer == node->index || !is_open(node, peer) ||
 				node->gossip.silent[peer] > world.tick ||
 				node->gossip.penalty[origin][peer] > world.tick ||
 				(donor_only && peer != node->disk.donor))
@@ -252,6 +253,14 @@ pull_plan(Node *node)
 	}
 }
 
+/* Is this node linked with a peer? Not with one that is gone. */
+static bool
+is_open(const Node *node, uint32_t peer)
+{
+	return node->shared.catalog.members[peer] == MEMBER_ADMITTED ||
+		(node->shared.catalog.members[peer] == MEMBER_EVICTED && PLANTED(open_evicted));
+}
+
 /* Ask a peer for all that it was chosen for. */
 void
 pull_request(Node *node, uint32_t peer)
@@ -261,7 +270,7 @@ pull_request(Node *node, uint32_t peer)
 
 	for (uint32_t origin = 0; origin < world.nnodes; origin++)
 		any |= node->gossip.source[origin] == peer;
-	if (!any)
+	if (!any || !is_open(node, peer))
 		return;
 	if (node->gossip.asked[peer] != 0)
 	{
@@ -294,8 +303,11 @@ pull_serve(Node *node, const Message *request)
 	Message		m = {.kind = MESSAGE_BATCHES, .from = node->index, .to = request->from};
 	uint32_t	each = 1 + random_below(&node->random, 3);
 
-	if (node->shared.members[request->from] != MEMBER_ADMITTED ||
-		node->status < STATUS_CATCHUP)
+	if (node->status < STATUS_CATCHUP)
+		return;
+	if (node->shared.catalog.members[request->from] == MEMBER_EVICTED)
+		evict_refuse(node, request->from);
+	if (node->shared.catalog.members[request->from] != MEMBER_ADMITTED)
 		return;
 	for (uint32_t origin = 0; origin < world.nnodes; origin++)
 	{
@@ -334,6 +346,8 @@ pull_receive(Node *node, const Message *reply)
 {
 	node->gossip.asked[reply->from] = 0;
 	node->gossip.silent[reply->from] = 0;
+	if (!is_open(node, reply->from) && !PLANTED(open_replies))
+		return;					/* its link is closed */
 	for (uint32_t origin = 0; origin < world.nnodes; origin++)
 	{
 		if (reply->gone[origin])
@@ -374,6 +388,7 @@ take_batch(Node *node, uint32_t peer, Batch *batch)
 	}
 	log_append(node, log, batch);
 	check_batch_taken(node, batch);
+	check_cut(node, batch);
 	node->gossip.dirty = true;
 }
 
