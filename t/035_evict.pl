@@ -81,10 +81,16 @@ ok($g->eventually('b', "SELECT count(*) > 0 FROM replp2p.health() WHERE check_na
 
 # kept for whoever may lack it, as long as the eviction is not at its end
 $g->sql('b', "INSERT INTO bulk SELECT x, (SELECT string_agg(md5(x || ' ' || y), '') FROM generate_series(1, 32) y) FROM generate_series(1, 40000) x");
+# a cannot say its part while a transaction there has changed membership; it does all else
+my $open = $node{a}->background_psql('postgres');
+$open->query_safe("BEGIN; SELECT replp2p.set_node_dsn('a', '" . Replp2p::dsn($node{a}) . "')");
 heal('a', 'b');
 ok($g->eventually('a', "SELECT state = 'evicted' FROM replp2p.stat_members WHERE node_name = 'd'"), 'a hears of it');
 ok($g->eventually('b', "SELECT count(*) = 1 FROM t WHERE id = 1000"), 'the last writes come to b by way of a');
 is($g->sql('b', "SELECT string_agg(v, ', ' ORDER BY id) FROM t"), "a, changed by d, d, the last of d", 'all of them');
+like($g->sql('b', "SELECT detail FROM replp2p.health() WHERE check_name = 'evictions'"), qr/the word of "a", "c"$/, 'whose word is still missing');
+$open->query_safe('ROLLBACK');
+$open->quit;
 ok($g->eventually('b', "SELECT detail ~ 'the word of \"c\"\$' FROM replp2p.health() WHERE check_name = 'evictions'"), 'now c is missing alone')
 	or diag($g->sql('b', 'SELECT * FROM replp2p.health()'));
 cmp_ok($g->sql('b', "SELECT log_bytes FROM replp2p.stat_log WHERE origin = 'b'"), '>', 30e6, 'until then logs are kept');

@@ -18,9 +18,10 @@ bool		rp_evict_cuts_read(const RpMemberStatus *statuses, int nmembers, uint64 *c
 /*
  * Say, in this node's stream, what it stores of those who are gone, if it has
  * not said so. closed: by slot, nothing is taken any more of what it sends; and
- * all that was taken is durable. Gossip only, outside of a transaction.
+ * all that was taken is durable. Gossip only, outside of a transaction. false: a
+ * user's transaction that changes membership is in the way; try again.
  */
-void		rp_evict_freeze(RpNode *node, const RpIdentity *me, const bool *closed);
+bool		rp_evict_freeze(RpNode *node, const RpIdentity *me, const bool *closed);
 
 /*
  * Find out whether all evicted members are at their end here, and publish that.

@@ -56,6 +56,7 @@ typedef struct Gossip
 	uint64		read_generation;	/* of the catalog, as this process has read it */
 	bool		loaded;			/* it has, at least once */
 	uint64		generation;		/* of the membership that peers and pull follow */
+	bool		freeze_due;		/* who is gone is perhaps not frozen yet */
 	bool		force_leave;
 	P2pId		sponsor;		/* by whom it joined; zeros if it created the group */
 
@@ -228,6 +229,8 @@ talk(Gossip *gossip)
 	if (gossip->life == NULL)
 		prepare(gossip);
 	follow_membership(gossip);
+	if (gossip->freeze_due)
+		freeze(gossip);
 	changed = absorb_states(gossip);
 	if (rp_monotonic_us() >= gossip->tick_due_us)
 	{
@@ -293,7 +296,7 @@ follow_membership(Gossip *gossip)
 	rp_pull_refresh(gossip->pull);
 	rp_peers_refresh(gossip->peers);
 	gossip->tick_due_us = 0;
-	freeze(gossip);
+	gossip->freeze_due = true;
 }
 
 /* Freeze who is gone, if need be: their links are closed by now, and what came by them is made durable. */
@@ -307,12 +310,13 @@ freeze(Gossip *gossip)
 	LWLockAcquire(&node->lock, LW_SHARED);
 	any_evicted = node->any_evicted;
 	LWLockRelease(&node->lock);
+	gossip->freeze_due = false;
 	if (!any_evicted || rp_node_status(node) == RP_NODE_LEAVING)
 		return;
 	rp_pull_commit(gossip->pull);
 	for (int slot = 0; slot < RP_MAX_MEMBERS; slot++)
 		closed[slot] = !rp_peers_is_linked(gossip->peers, slot);
-	rp_evict_freeze(node, gossip->me, closed);
+	gossip->freeze_due = !rp_evict_freeze(node, gossip->me, closed);
 	MemoryContextSwitchTo(gossip->step);
 }
 
