@@ -5,7 +5,7 @@
 #   make check                                            every test
 #   make lint                                             what must stay true of the sources
 #   make fuzz SECONDS=60                                  libFuzzer on every decoder of foreign bytes
-#   make bench                                            figures beside built-in logical replication
+#   make bench                                            figures beside built-in replication and pglogical
 #   make sim SEED=n, make sim SEEDS=1..2000               a whole group in one process, replayed from a seed
 #   make sim-plants                                       does that find the bugs that are planted in it?
 #   make torture NODES=3 SECONDS=60 NEMESES=all SEED=n    live clusters under faults, and checkers

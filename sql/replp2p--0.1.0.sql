@@ -71,7 +71,40 @@ CREATE TABLE replp2p.invites (
 	expires_at timestamptz NOT NULL,
 	used_at timestamptz,
 	used_by bytea,							-- public key of who joined by it
-	granted_to name							-- role that pg_read_all_data was lent to for the join
+	granted_to name,						-- role that pg_read_all_data was lent to for the join
+	copied_at timestamptz					-- the joiner has said that its copy is complete
+);
+
+-- What a join has to copy, and has copied; empty before and after. Tables in join_tables are shut.
+CREATE TABLE replp2p.join_tables (
+	relation oid PRIMARY KEY,
+	donor_relation oid NOT NULL,			-- at the sponsor
+	donor_file oid NOT NULL,				-- its relfilenode there
+	key_columns text						-- quoted; unique and never NULL
+);
+
+-- Ranges of a table's blocks at the sponsor.
+CREATE TABLE replp2p.join_pieces (
+	piece integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	relation oid NOT NULL,
+	first_block bigint NOT NULL,
+	end_block bigint NOT NULL,				-- -1: to the end
+	bytes bigint NOT NULL,					-- about
+	copied_from text,						-- pg_current_snapshot() there; NULL = not copied
+	copied_xmin bigint,						-- of that
+	rows bigint
+);
+
+-- Hashes of the schema, and of statements that made indexes.
+CREATE TABLE replp2p.join_steps (
+	step bytea PRIMARY KEY
+);
+
+-- What the schema has made here, to be dropped if the join is given up.
+CREATE TABLE replp2p.join_objects (
+	class oid NOT NULL,
+	object oid NOT NULL,
+	PRIMARY KEY (class, object)
 );
 
 -- Tables that are not replicated. Read by decoding under its historic snapshot.
@@ -239,6 +272,10 @@ COMMENT ON TABLE replp2p.local_node IS 'this node, one row at most; internal, se
 COMMENT ON TABLE replp2p.membership IS 'the signed membership log, replicated to every node; internal, see the view stat_members';
 COMMENT ON TABLE replp2p.members IS 'the members that the membership log comes to on this node; internal, see the view stat_members';
 COMMENT ON TABLE replp2p.invites IS 'hashes of the invites made on this node; internal, see create_invite()';
+COMMENT ON TABLE replp2p.join_tables IS 'the tables that a join is copying, which are shut until it is complete; internal, see the view stat_join';
+COMMENT ON TABLE replp2p.join_pieces IS 'parts of tables that a join copies and has copied; internal, see the view stat_join';
+COMMENT ON TABLE replp2p.join_steps IS 'the schema and the indexes that a join has made; internal';
+COMMENT ON TABLE replp2p.join_objects IS 'what a join has made, to be dropped if it is given up; internal';
 COMMENT ON TABLE replp2p.excluded_tables IS 'tables that are not replicated; internal, see the view tables';
 COMMENT ON TABLE replp2p.handler_changes IS 'changes of conflict handlers and column merges, replicated to every node; internal, see the view tables';
 COMMENT ON TABLE replp2p.table_handlers IS 'the conflict handlers and column merges that hold on this node, and since which versions; internal, see the view tables';
@@ -427,6 +464,7 @@ CREATE FUNCTION replp2p.get_stat_apply(
 	OUT state text,
 	OUT started_at timestamptz,
 	OUT transactions_applied bigint,
+	OUT commits_applied bigint,
 	OUT changes_applied bigint,
 	OUT conflicts bigint,
 	OUT errors bigint,
@@ -441,7 +479,7 @@ COMMENT ON FUNCTION replp2p.get_stat_apply() IS 'the row behind the view stat_ap
 CREATE VIEW replp2p.stat_apply AS
 	SELECT * FROM replp2p.get_stat_apply();
 COMMENT ON VIEW replp2p.stat_apply IS
-'the apply worker of this node and its totals over all origins; state is the worst of any origin (see stat_lag), or stopped';
+'the apply worker of this node and its totals over all origins; commits_applied counts local commits, which hold several transactions each while it catches up; state is the worst of any origin (see stat_lag), or stopped';
 
 CREATE FUNCTION replp2p.get_stat_links(
 	OUT node_name name,
@@ -501,8 +539,11 @@ CREATE FUNCTION replp2p.get_stat_join(
 	OUT phase text,
 	OUT tables_total bigint,
 	OUT tables_processed bigint,
-	OUT rows_processed bigint,
+	OUT indexes_total bigint,
+	OUT indexes_processed bigint,
+	OUT bytes_total bigint,
 	OUT bytes_processed bigint,
+	OUT rows_processed bigint,
 	OUT started_at timestamptz,
 	OUT waits_for text,
 	OUT last_error text)

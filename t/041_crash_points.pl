@@ -104,8 +104,9 @@ sub crash
 	my ($name, $worker, $point) = @_;
 	my $node = $g->node($name);
 	my $offset = -s $node->logfile;
-	my $fill = $point =~ /rotate|trim/;
+	my $fill = $point =~ /rotate|trim|spool/;
 	my $free = $point =~ /^displaced/;
+	my $group = $point =~ /group/;	# several transactions must be queued
 
 	displace() if $free;
 
@@ -117,7 +118,9 @@ sub crash
 		fill_segment('a') if $fill;
 		attempt('a', "DELETE FROM u WHERE v = 'clash $clash'") if $free;
 		$fill = $free = 0;
+		attempt($name, 'SELECT replp2p.pause_apply()') if $group;
 		push @written, write_on('a');
+		attempt($name, 'SELECT replp2p.resume_apply()') if $group;
 		return -e marker($name, $point);
 	});
 	$reached or die "nobody has come by $point on $name";

@@ -192,8 +192,15 @@ SQL
 	stuck('a', 'b', 'took longer than 50 ms', 'the origin waits, though f would not be stopped');
 	is(value('a'), 'a', 'nothing is chosen');
 	$g->sql('c', "INSERT INTO other VALUES (1, 'from c, which has not seen b')");
+	$g->sql('c', "INSERT INTO t VALUES (100000 + $id, 'from c')");
 	ok($g->eventually('a', 'SELECT count(*) = 1 FROM other'), 'other origins flow');
+	ok($g->eventually('a', "SELECT count(*) = 1 FROM t WHERE id = 100000 + $id"), 'also into the same table');
+	$g->sql('b', "INSERT INTO other VALUES (2, 'from b, after it')");
 	$g->sql_all('SELECT replp2p.resume_apply()');
+	ok($g->eventually('c', 'SELECT count(*) = 2 FROM other'), 'c has seen b');
+	$g->sql('c', "INSERT INTO other VALUES (3, 'from c, which has seen b')");
+	ok($g->eventually('a', "SELECT state = 'waiting' FROM replp2p.stat_lag WHERE origin = 'c'"), 'what has seen it waits for it');
+	is($g->sql('a', 'SELECT count(*) FROM other'), 1, 'as does what its origin wrote later, in whatever table');
 	$g->node('a')->restart('fast');
 	$g->up('a');
 	stuck('a', 'b', 'took longer than 50 ms', 'also after a restart');
@@ -202,6 +209,7 @@ SQL
 	$g->sync;
 	$g->same('t', 'it goes on once f answers');
 	is(value($_), '(b>a)', "with the answer, on $_") foreach $g->names;
+	is($g->sql('a', 'SELECT count(*) FROM other'), 3, 'and what had waited is there');
 	is($g->sql('a', "SELECT string_agg(resolution, ',') FROM replp2p.conflicts"), 'merged', 'recorded once');
 };
 

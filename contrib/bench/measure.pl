@@ -285,6 +285,12 @@ foreach my $count (@peers)
 	next if buffers_mb($count) == 512;
 	print STDERR sprintf("with %d receivers each has %d MB of shared buffers instead of 512\n", $count, buffers_mb($count));
 }
-round_run($_) foreach 1 .. $rounds;
+foreach my $round (1 .. $rounds)
+{
+	my $before = Bench::Cluster::now();
+	round_run($round);
+	my $minutes = (Bench::Cluster::now() - $before) / 60 * ($rounds - $round);
+	progress(sprintf('about %.0f minutes to go', $minutes)) if $round < $rounds;
+}
 $report->print_table(\@systems);
 Bench::Plot::write("$option{work}/result.svg", $report, \@systems);

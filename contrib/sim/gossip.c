@@ -173,8 +173,13 @@ state_hear(Node *node, const State *state)
 	}
 	if (shared->catalog.members[state->node] != MEMBER_ADMITTED)
 		return;
-	if (known == NULL || state->counter > known->counter)
-		shared->states[state->node] = state;
+	if (known != NULL && state->counter <= known->counter)
+		return;
+	shared->states[state->node] = state;
+	if (node->gossip.over_relay[state->node])
+		p2p_relay_expect(&node->gossip.trust[state->node],
+						 p2p_vector_get(state->stored, &world.origins[state->node]),
+						 node->logs[state->node].cursor.seq, world.tick);
 }
 
 /* Reckon group time anew. */

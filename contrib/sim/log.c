@@ -16,6 +16,8 @@
 #define PENALTY 300				/* ticks */
 #define SILENCE 400				/* a peer that did not answer is not planned with for so long */
 #define PATIENCE 150			/* before a PULL is given up */
+#define RELAY_PATIENCE 400
+#define FANOUT 2				/* so that small groups have relays, too */
 
 static void hash_make(Batch *batch);
 static void cursor_find(Log *log);
@@ -207,6 +209,34 @@ member_log(const Node *node, uint32_t origin)
 	};
 }
 
+/* The relay between this node and an origin, if it may be asked; else NONE. */
+static uint8_t
+relay_of(Node *node, uint32_t origin)
+{
+	P2pRelayTrust *trust = &node->gossip.trust[origin];
+	uint64_t	have_seq = node->logs[origin].cursor.seq;
+	P2pOrigin	members[MAX_NODES];
+	uint8_t		nodes[MAX_NODES];
+	uint32_t	n = 0;
+	uint32_t	relay;
+
+	if (node->gossip.over_relay[origin])
+		(void) p2p_relay_is_late(trust, have_seq, world.tick, RELAY_PATIENCE);
+	if (node->status == STATUS_CATCHUP || !p2p_relay_is_trusted(trust, world.tick))
+		return NONE;
+	for (uint32_t i = 0; i < world.nnodes; i++)
+	{
+		if (node->shared.members[i] != MEMBER_ADMITTED)
+			continue;
+		members[n] = world.origins[i];
+		nodes[n++] = (uint8_t) i;
+	}
+	if (!p2p_relay_find(members, n, &world.origins[node->index], &world.origins[origin], FANOUT,
+						&relay))
+		return NONE;
+	return nodes[relay];
+}
+
 /* Choose for each origin whom to ask. */
 void
 pull_plan(Node *node)
@@ -218,6 +248,7 @@ pull_plan(Node *node)
 	for (uint32_t origin = 0; origin < world.nnodes; origin++)
 	{
 		const Log  *log = &node->logs[origin];
+		uint8_t		relay = NONE;
 		uint32_t	n = 0;
 		uint32_t	choice;
 		uint32_t	seqs[MAX_NODES] = {0};
@@ -231,6 +262,8 @@ pull_plan(Node *node)
 		member = member_log(node, origin);
 		if (p2p_member_is_complete(&member, log->cursor.seq))
 			continue;
+		relay = relay_of(node, origin);
+		node->gossip.over_relay[origin] = false;
 		for (uint32_t peer = 0; peer < world.nnodes; peer++)
 		{
 			if (peer == node->index || !is_open(node, peer) ||
@@ -243,8 +276,15 @@ pull_plan(Node *node)
 			peers[n].rtt_us = world.rtt[node->index][peer];
 			peers[n].stored = node->shared.states[peer] == NULL ? NULL :
 				node->shared.states[peer]->stored;
+			node->gossip.over_relay[origin] |= peer == relay;
 			nodes[n++] = (uint8_t) peer;
 		}
+		if (node->gossip.over_relay[origin])
+		{
+			node->gossip.source[origin] = relay;
+			continue;
+		}
+		p2p_relay_forget(&node->gossip.trust[origin]);
 		seqs[origin] = (uint32_t) log->cursor.seq;
 		vector_build(&mine, seqs);
 		p2p_plan_pulls(peers, n, &world.origins[origin], 1, &mine, &choice);

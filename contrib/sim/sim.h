@@ -16,6 +16,7 @@
 #include "p2p_cursor.h"
 #include "p2p_evict.h"
 #include "p2p_member.h"
+#include "p2p_relay.h"
 #include "p2p_resolve.h"
 #include "p2p_stability.h"
 
@@ -404,6 +405,8 @@ typedef struct Shared
 typedef struct Gossip
 {
 	uint8_t		source[MAX_NODES];
+	bool		over_relay[MAX_NODES];	/* the source is the tree's relay of this origin */
+	P2pRelayTrust trust[MAX_NODES];
 	uint32_t	penalty[MAX_NODES][MAX_NODES];	/* [origin][peer]: not before this tick */
 	uint32_t	asked[MAX_NODES];	/* 0, or the tick of the PULL that waits */
 	uint32_t	silent[MAX_NODES];	/* taken for unreachable until then */

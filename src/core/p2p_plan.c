@@ -1,6 +1,7 @@
 /*
  * p2p_plan.c
- *	  Pull planning: who is asked for which origin's batches.
+ *	  Pull planning: who is asked for which origin's batches, where no relay
+ *	  stands between (p2p_relay.h).
  *
  * Each origin is planned on its own, from what the peers last said:
  *

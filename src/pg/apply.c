@@ -13,6 +13,16 @@
  * Before anything is looked up the node's floor is raised to the stamp, and
  * before the commit the version index gets our entry (versions.h).
  *
+ * While several transactions of an origin are queued they go into one local commit, as a
+ * group: a commit costs more than a row. Each is a subtransaction with an xid of its own, so
+ * that every row's xmin names the very transaction that wrote it: the version index gives each
+ * xid its dot and stamp, and no version differs from what it had been one by one. The commit has
+ * the last one's seq and stamp; which subtransaction is which stands in the WAL
+ * before it (groupnote.c). Nothing waits for a group to fill, and a group waits for no
+ * client: who would have to, or is something special, raises an error, the whole group is
+ * undone, and its members are applied one by one. If that happens again and again, more and more are
+ * applied singly before the next group is tried.
+ *
  * State of an origin, shown in stat_lag:
  *
  *	  idle -> applying -> idle
@@ -57,6 +67,10 @@
 #define TURN_TRANSACTIONS 100	/* of one origin before the others have their turn */
 /* A large transaction looks this often whether the postmaster is alive. */
 #define CHANGES_PER_CHECK 1024
+/* A group that has so many changes takes no further transaction: it holds locks. */
+#define GROUP_CHANGES 1000
+/* After a group that failed at most so many transactions are applied singly. */
+#define MAX_ALONE 1000
 #define RETRY_FIRST_MS 100
 #define RETRY_LAST_MS 30000
 #define IDLE_WAIT_MS 10000
@@ -73,7 +87,22 @@ typedef struct ApplyOrigin
 	int64		retry_us;		/* monotonic: not before this; 0 = no error */
 	P2pVector  *deps;			/* of the next transaction of an evicted one, while it waits; or NULL */
 	uint64		deps_seq;		/* which one that is */
+	uint64		alone_until;	/* no groups up to this seq */
+	uint64		alone;			/* so many were to be applied singly after the last failure of a group */
 } ApplyOrigin;
+
+/* A local transaction in the making: what apply commits at once. */
+typedef struct Commit
+{
+	int			slot;
+	TimestampTz started_at;		/* by our clock */
+	bool		grouped;		/* members are subtransactions, listed in note */
+	int			n;				/* transactions so far */
+	uint64		seq;			/* of the last, and its stamp */
+	P2pStamp	stamp;
+	RpApplyTransaction txn;		/* the last; its counts are those of all */
+	RpGroupNote note;
+} Commit;
 
 static RpNode *node;
 static ApplyOrigin origins[RP_MAX_MEMBERS];
@@ -83,6 +112,7 @@ static RepOriginId session_origin = InvalidRepOriginId;
 static uint64 known_generation = 0;
 static int64 wake_us;			/* monotonic; 0 = nothing timed */
 static XLogRecPtr last_commit = InvalidXLogRecPtr;	/* not yet told to capture */
+static Commit commit;			/* the one in work */
 
 static void commits_publish(void);
 static void listening_set(void);
@@ -91,11 +121,22 @@ static void wait_until_ready(void);
 static void handlers_load(void);
 static void indexes_load(void);
 static bool turn(int slot);
-static bool apply_next(int slot);
+static int	apply_next(int slot);
+static bool next_is_ready(int slot, uint64 after_seq, P2pBegin *begin, const P2pVector **deps,
+						  RpApplyState *state);
 static uint64_t applied_seq_of(void *arg, const P2pOrigin *origin);
 static bool is_after_leave(int slot, uint64 seq);
 static bool is_held(P2pStamp stamp);
-static void transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps);
+static int	commit_next(int slot, const P2pBegin *begin, const P2pVector *deps);
+static bool commit_takes_another(P2pBegin *begin, const P2pVector **deps);
+static bool group_is_possible(int slot, uint64 after_seq);
+static void transaction_apply(const P2pBegin *begin, const P2pVector *deps);
+static void items_apply(RpApplyTransaction *txn, RpStream *stream);
+static void member_begin(const P2pBegin *begin);
+static void commit_finish(void);
+static void commit_account(void);
+static void undo(int slot);
+static void group_failed(int slot);
 static void transaction_failed(int slot);
 static void state_set(int slot, RpApplyState state);
 static void deps_note(int slot, uint64 seq, const P2pVector *deps);
@@ -323,6 +364,7 @@ static bool
 turn(int slot)
 {
 	int			done = 0;
+	int			n;
 
 	if (origins[slot].stream == NULL)
 		return false;
@@ -335,64 +377,89 @@ turn(int slot)
 		}
 		origins[slot].retry_us = 0;
 	}
-	while (done < TURN_TRANSACTIONS && apply_next(slot))
+	while (done < TURN_TRANSACTIONS && (n = apply_next(slot)) > 0)
 	{
-		done++;
+		done += n;
 		rp_worker_check(node, RP_WORKER_APPLY);
 		members_refresh();
 	}
 	return done > 0;
 }
 
-/* Apply the next transaction of an origin if it is there and may be applied. */
-static bool
+/*
+ * Apply the next transaction of an origin if it is there and may be applied, and perhaps some that
+ * follow. How many were tried and need not be waited for: 0 if there is nothing to be done now.
+ */
+static int
 apply_next(int slot)
 {
 	MemoryContext old = MemoryContextSwitchTo(turn_context);
 	ApplyPlace	place = {slot, origins[slot].applied_seq + 1};
 	ErrorContextCallback callback = {error_context_stack, error_place, &place};
-	volatile bool applied = false;
+	volatile int done = 0;
 
 	error_context_stack = &callback;
+	commit.started_at = GetCurrentTimestamp();
+	commit.n = 0;
+	commit.grouped = false;
 	PG_TRY();
 	{
 		P2pBegin	begin;
 		const P2pVector *deps;
+		RpApplyState state;
 
-		if (is_after_leave(slot, origins[slot].applied_seq + 1) ||
-			!rp_stream_peek(origins[slot].stream, origins[slot].applied_seq, &begin, &deps))
-			state_set(slot, RP_APPLY_IDLE);
-		else if (node->members[slot].paused)
-			state_set(slot, RP_APPLY_PAUSED);
-		else if (is_held(begin.stamp))
+		if (!next_is_ready(slot, origins[slot].applied_seq, &begin, &deps, &state))
 		{
-			state_set(slot, RP_APPLY_HELD);
-			wake_by(rp_monotonic_us() + HELD_RECHECK_MS * INT64CONST(1000));
-		}
-		else if (!p2p_follow_deps(deps, &node->members[slot].origin, applied_seq_of, NULL))
-		{
-			state_set(slot, RP_APPLY_WAITING);
-			deps_note(slot, begin.seq, deps);
+			state_set(slot, state);
+			if (state == RP_APPLY_WAITING)
+				deps_note(slot, begin.seq, deps);
 		}
 		else
 		{
 			state_set(slot, RP_APPLY_APPLYING);
-			transaction_apply(slot, &begin, deps);
+			done = commit_next(slot, &begin, deps);
 			origins[slot].retry_ms = 0;
 			rp_failure_over(slot);
-			applied = true;
 		}
 	}
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(turn_context);
-		transaction_failed(slot);
+		if (commit.grouped)
+		{
+			done = Max(commit.n, 1);
+			group_failed(slot);
+		}
+		else
+			transaction_failed(slot);
 	}
 	PG_END_TRY();
 	error_context_stack = callback.previous;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(turn_context);
-	return applied;
+	return done;
+}
+
+/* Is the transaction behind after_seq here, and may it be applied? If not, *state says why. */
+static bool
+next_is_ready(int slot, uint64 after_seq, P2pBegin *begin, const P2pVector **deps,
+			  RpApplyState *state)
+{
+	if (is_after_leave(slot, after_seq + 1) ||
+		!rp_stream_peek(origins[slot].stream, after_seq, begin, deps))
+		*state = RP_APPLY_IDLE;
+	else if (node->members[slot].paused)
+		*state = RP_APPLY_PAUSED;
+	else if (is_held(begin->stamp))
+	{
+		*state = RP_APPLY_HELD;
+		wake_by(rp_monotonic_us() + HELD_RECHECK_MS * INT64CONST(1000));
+	}
+	else if (!p2p_follow_deps(*deps, &node->members[slot].origin, applied_seq_of, NULL))
+		*state = RP_APPLY_WAITING;
+	else
+		return true;
+	return false;
 }
 
 static void
@@ -432,6 +499,8 @@ is_after_leave(int slot, uint64 seq)
 	const RpMember *member = &node->members[slot];
 	bool		counts;
 
+	if (member->status != RP_MEMBER_LEFT)
+		return false;			/* as of a moment ago, as with the lock */
 	LWLockAcquire(&node->lock, LW_SHARED);
 	counts = p2p_follow_counts(member->status == RP_MEMBER_LEFT, member->left_seq, seq);
 	LWLockRelease(&node->lock);
@@ -456,7 +525,7 @@ is_held(P2pStamp stamp)
 	SpinLockRelease(&node->vector_lock);
 	for (int slot = RP_SELF + 1; slot < node->nmembers; slot++)
 		let_in = Max(let_in, node->members[slot].accepted_stamp);
-	return p2p_follow_is_held(stamp, GetCurrentTimestamp() + offset, let_in, max_skew);
+	return p2p_follow_is_held(stamp, commit.started_at + offset, let_in, max_skew);
 }
 
 /* Have the session commit under the origin of slot. */
@@ -478,72 +547,183 @@ rp_apply_origin_set(int slot, uint64 seq, P2pStamp stamp)
 	replorigin_session_origin_timestamp = stamp;
 }
 
-/* Apply one whole transaction and commit it. */
-static void
-transaction_apply(int slot, const P2pBegin *begin, const P2pVector *deps)
+/* Apply the transaction that was peeked, and others behind it if they are here; returns how many. */
+static int
+commit_next(int slot, const P2pBegin *begin, const P2pVector *deps)
 {
-	RpApplyTransaction txn = {0};
-	RpVersionEntry entry = {(uint16) slot, begin->seq, begin->stamp};
-	RpStreamItem item;
 	MemoryContext context = CurrentMemoryContext;
+	P2pBegin	next = *begin;
+
+	commit.slot = slot;
+	commit.seq = begin->seq;
+	commit.grouped = group_is_possible(slot, origins[slot].applied_seq);
+	commit.note.n = 0;
+	commit.note.first_seq = begin->seq;
+	memset(&commit.txn, 0, sizeof(commit.txn));
+	commit.txn.node = node;
+	commit.txn.change_context = change_context;
+	commit.txn.careful = origins[slot].retry_ms != 0;
+	commit.txn.group = commit.grouped ? &commit.note : NULL;
+
+	StartTransactionCommand();
+	rp_apply_origin_set(slot, begin->seq, begin->stamp);
+	commit.note.xid = GetTopTransactionId();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	do
+		transaction_apply(&next, deps);
+	while (commit_takes_another(&next, &deps));
+	commit_finish();
+	MemoryContextSwitchTo(context);
+	commit_account();
+	return commit.n;
+}
+
+/* Are there several transactions, none of them special as far as can be told beforehand? */
+static bool
+group_is_possible(int slot, uint64 after_seq)
+{
+	ApplyOrigin *origin = &origins[slot];
+
+	return origin->retry_ms == 0 && after_seq >= origin->alone_until && !rp_failure_any(slot) &&
+		rp_stream_has(origin->stream, after_seq, 2) && !rp_stream_is_large(origin->stream);
+}
+
+/* Does one more transaction go into the group? Then it is peeked. */
+static bool
+commit_takes_another(P2pBegin *begin, const P2pVector **deps)
+{
+	RpApplyState state;
+
+	return commit.grouped && commit.n < RP_GROUP_MAX && commit.txn.changes < GROUP_CHANGES &&
+		pg_atomic_read_u64(&node->wanted_generation) <= node->loaded_generation &&
+		next_is_ready(commit.slot, commit.seq, begin, deps, &state) &&
+		!rp_stream_is_large(origins[commit.slot].stream);
+}
+
+void
+rp_apply_alone(const RpApplyTransaction *txn)
+{
+	if (txn->group != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the transaction has to be applied alone")));
+}
+
+/* Apply one whole transaction; as a member of the group, if there is one. */
+static void
+transaction_apply(const P2pBegin *begin, const P2pVector *deps)
+{
+	RpApplyTransaction *txn = &commit.txn;
+	RpVersionEntry entry = {(uint16) commit.slot, begin->seq, begin->stamp};
 
 	SpinLockAcquire(&node->vector_lock);
 	node->floor = Max(node->floor, begin->stamp);
 	SpinLockRelease(&node->vector_lock);
 
-	txn.node = node;
-	txn.slot_version = (RpSlotVersion) {(uint16) slot, begin->seq, begin->stamp};
-	txn.version.stamp = begin->stamp;
-	txn.version.dot.origin = node->members[slot].origin;
-	txn.version.dot.seq = begin->seq;
-	txn.deps = deps;
-	txn.careful = origins[slot].retry_ms != 0;
-
-	StartTransactionCommand();
-	rp_apply_origin_set(slot, begin->seq, begin->stamp);
+	txn->slot_version = (RpSlotVersion) {(uint16) commit.slot, begin->seq, begin->stamp};
+	txn->version.stamp = begin->stamp;
+	txn->version.dot.origin = node->members[commit.slot].origin;
+	txn->version.dot.seq = begin->seq;
+	txn->deps = deps;
+	txn->item = 0;
+	rp_apply_origin_set(commit.slot, begin->seq, begin->stamp);
+	commit.n++;
+	commit.seq = begin->seq;
+	commit.stamp = begin->stamp;
+	if (commit.grouped)
+		member_begin(begin);
 	MemoryContextSwitchTo(TopTransactionContext);
-	txn.change_context = change_context;
-	rp_versions_put(U64FromFullTransactionId(GetTopFullTransactionId()), &entry);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	rp_failure_begin(&txn, origins[slot].stream);
+	rp_versions_put(U64FromFullTransactionId(GetCurrentFullTransactionId()), &entry);
+	items_apply(txn, origins[commit.slot].stream);
+	if (commit.grouped)
+		ReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(TopTransactionContext);
+}
 
-	while (rp_stream_next(origins[slot].stream, &item))
+/* Begin the subtransaction of a member of the group, and list it. */
+static void
+member_begin(const P2pBegin *begin)
+{
+	RpGroupMember *member = &commit.note.members[commit.note.n++];
+
+	Assert(begin->seq == commit.note.first_seq + commit.note.n - 1);
+	BeginInternalSubTransaction(NULL);
+	member->xid = GetCurrentTransactionId();
+	member->stamp = begin->stamp;
+}
+
+/* Carry out the items of the transaction that was peeked. */
+static void
+items_apply(RpApplyTransaction *txn, RpStream *stream)
+{
+	RpStreamItem item;
+
+	if (!commit.grouped)
+		rp_failure_begin(txn, stream);
+	while (rp_stream_next(stream, &item))
 	{
 		CHECK_FOR_INTERRUPTS();
-		txn.item++;
+		txn->item++;
 		if (item.skipped)
-			rp_failure_skip(&txn, item.change);
+			rp_failure_skip(txn, item.change);
 		else if (item.tag == P2P_TAG_TRUNCATE)
-			rp_apply_truncate(&txn, item.truncated, item.truncate_flags);
+			rp_apply_truncate(txn, item.truncated, item.truncate_flags);
 		else
-			rp_apply_change(&txn, item.map, item.tag, item.old_values, item.new_values);
-		if (txn.changes % CHANGES_PER_CHECK == 0 && !PostmasterIsAlive())
+			rp_apply_change(txn, item.map, item.tag, item.old_values, item.new_values);
+		if (txn->changes % CHANGES_PER_CHECK == 0 && !PostmasterIsAlive())
 			proc_exit(1);
 	}
-	rp_apply_close_relations(&txn);
-	rp_failure_end(&txn);
+}
+
+/* Commit; and then what must be done whatever happens. */
+static void
+commit_finish(void)
+{
+	RpApplyTransaction *txn = &commit.txn;
+
+	rp_apply_close_relations(txn);
+	if (commit.grouped)
+	{
+		RpVersionEntry entry = {(uint16) commit.slot, commit.seq, commit.stamp};
+
+		rp_versions_put(U64FromFullTransactionId(GetTopFullTransactionId()), &entry);
+		rp_group_note_write(&commit.note);
+		RP_CRASH_POINT("apply_group_before_commit");
+	}
+	else
+		rp_failure_end(txn);
 	PopActiveSnapshot();
 	RP_CRASH_POINT("apply_before_commit");
 	CommitTransactionCommand();
 	RP_CRASH_POINT("apply_after_commit");
 	rp_keyindex_commit();
 	rp_keysets_commit();
-	MemoryContextSwitchTo(context);
 	replorigin_session_origin = InvalidRepOriginId;
+}
 
-	origins[slot].applied_seq = begin->seq;
+/* Tell everybody what was committed. */
+static void
+commit_account(void)
+{
+	RpMember   *member = &node->members[commit.slot];
+	ApplyOrigin *origin = &origins[commit.slot];
+
+	origin->applied_seq = commit.seq;
+	if (commit.n > 1)
+		origin->alone /= 2;
 	SpinLockAcquire(&node->vector_lock);
-	node->members[slot].applied_seq = begin->seq;
-	node->members[slot].applied_stamp = begin->stamp;
-	node->members[slot].transactions_applied++;
-	node->members[slot].changes_applied += txn.changes;
-	node->members[slot].conflicts += txn.conflicts;
-	node->members[slot].apply_error[0] = '\0';
+	member->applied_seq = commit.seq;
+	member->applied_stamp = commit.stamp;
+	member->transactions_applied += commit.n;
+	member->commits_applied++;
+	member->changes_applied += commit.txn.changes;
+	member->conflicts += commit.txn.conflicts;
+	member->apply_error[0] = '\0';
 	SpinLockRelease(&node->vector_lock);
 	ConditionVariableBroadcast(&node->applied_cv);
 	last_commit = XactLastCommitEnd;
 
-	if (txn.membership_changed)
+	if (commit.txn.membership_changed)
 	{
 		StartTransactionCommand();
 		(void) rp_members_load(node);
@@ -571,6 +751,37 @@ follow_up(void)
 	return done;
 }
 
+/* Abort the transaction, subtransactions and all, and forget what was remembered of it. */
+static void
+undo(int slot)
+{
+	AbortOutOfAnyTransaction();
+	rp_keyindex_abort();
+	rp_keysets_abort();
+	rp_relations_abort();
+	MemoryContextReset(change_context);
+	replorigin_session_origin = InvalidRepOriginId;
+	rp_stream_reset(origins[slot].stream);
+}
+
+/* Undo a group: its members are applied one by one, which also says what is wrong, if anything is. */
+static void
+group_failed(int slot)
+{
+	ApplyOrigin *origin = &origins[slot];
+	ErrorData  *error = CopyErrorData();
+
+	if (error->elevel >= FATAL || ProcDiePending)
+		PG_RE_THROW();
+	ereport(DEBUG1,
+			(errmsg_internal("%d transactions are applied one by one: %s", commit.n, error->message)));
+	FlushErrorState();
+	undo(slot);
+	origin->alone = Min(origin->alone * 2 + 1, MAX_ALONE);
+	origin->alone_until = commit.seq + origin->alone - 1;
+	FreeErrorData(error);
+}
+
 /* Undo, say what happened (once per text), and try again later. */
 static void
 transaction_failed(int slot)
@@ -589,13 +800,7 @@ transaction_failed(int slot)
 		EmitErrorReport();
 	FlushErrorState();
 	failure = rp_failure_note(origin->stream, origin->applied_seq + 1, error);
-	AbortCurrentTransaction();
-	rp_keyindex_abort();
-	rp_keysets_abort();
-	rp_relations_abort();
-	MemoryContextReset(change_context);
-	replorigin_session_origin = InvalidRepOriginId;
-	rp_stream_reset(origin->stream);
+	undo(slot);
 	MemoryContextSwitchTo(turn_context);
 	rp_failure_store(slot, failure);
 

@@ -25,8 +25,9 @@
  * Most changes meet nobody: the row is there in a version that the change has seen, or it is
  * inserted and not there. For these one glance at the index does in place of step 2 (change_glanced): an
  * update or delete is carried out on condition that the row is still the one that was judged, and an
- * insert is checked by the unique index itself, which sees every row and hides none. Whatever is
- * unusual has written nothing then, and goes all the steps.
+ * insert is checked by the unique index itself, which sees every row and hides none, so that in a group not even
+ * a glance comes before it, until one has met a row. Whatever is
+ * unusual has written nothing then (or is undone by an error), and goes all the steps.
  *
  * Applied rows fire no triggers and check no constraints other than unique
  * ones: the origin has checked them. Code of the table's owner (index
@@ -67,6 +68,8 @@ static bool change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 static bool change_glanced(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 						   TupleTableSlot *key);
 static bool store_glanced(RpApplyTransaction *txn, RpOpenRelation *open, bool in_table);
+static bool insert_is_promising(const RpApplyTransaction *txn, RpOpenRelation *open);
+static RpSlotVersion own_version(const RpApplyTransaction *txn, TransactionId xmin);
 static void tombstone_reconsider(RpApplyTransaction *txn, P2pOp op, RpKeyHash hash,
 								 RpConflictRecord *record);
 static bool insert_is_overruled(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
@@ -84,6 +87,8 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 	MemoryContext old = MemoryContextSwitchTo(txn->change_context);
 	TupleTableSlot *handler_change = NULL;
 
+	if (map->is_membership || map->is_handler_change)
+		rp_apply_alone(txn);
 	if (new_values)
 		rp_values_to_slot(map, new_values, open->incoming, open->given, open->unavailable);
 	if (old_values)
@@ -177,13 +182,20 @@ relation_of(RpApplyTransaction *txn, RpRelationMap *map)
 	foreach(cell, txn->opened)
 	{
 		open = lfirst(cell);
-		if (open->map == map)
-			return open;
+		if (open->map != map)
+			continue;
+		open->never_wait = txn->group != NULL;
+		return open;
 	}
+	/* what came before in a group holds locks already */
+	if (txn->group != NULL && txn->group->n > 1 &&
+		!ConditionalLockRelationOid(map->relid, RowExclusiveLock))
+		rp_relation_busy(map);
 	old = MemoryContextSwitchTo(TopTransactionContext);
 	open = rp_relation_take(map);
 	txn->opened = lappend(txn->opened, open);
 	MemoryContextSwitchTo(old);
+	open->never_wait = txn->group != NULL;
 	return open;
 }
 
@@ -218,7 +230,9 @@ change_key(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSl
 	GetUserIdAndSecContext(&save_user, &save_sec);
 	SetUserIdAndSecContext(open->map->owner, save_sec | SECURITY_RESTRICTED_OPERATION);
 	txn->step = op == P2P_OP_DELETE ? rp_step_removing(txn->item) : rp_step_storing(txn->item);
-	if (base == NULL && change_glanced(txn, open, op, key))
+	if (rp_displaced_in(open->map->relid) || rp_handlers_of(open->map->relid) != NULL)
+		rp_apply_alone(txn);
+	else if (base == NULL && change_glanced(txn, open, op, key))
 	{
 		SetUserIdAndSecContext(save_user, save_sec);
 		return;
@@ -254,9 +268,12 @@ change_glanced(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTab
 	RpKeyHash	hash;
 	RpGlance	glance;
 
-	if (txn->careful || rp_displaced_in(relid) || rp_handlers_of(relid) != NULL)
+	if (txn->careful)
 		return false;
-	glance = rp_row_glance(open, key, open->local);
+	if (op == P2P_OP_INSERT && insert_is_promising(txn, open))
+		glance = RP_GLANCE_NOTHING;
+	else
+		glance = rp_row_glance(open, key, open->local);
 	if (glance == RP_GLANCE_BUSY || (glance == RP_GLANCE_NOTHING && op != P2P_OP_INSERT))
 		return false;
 	here.row_exists = glance == RP_GLANCE_ROW;
@@ -280,6 +297,8 @@ change_glanced(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTab
 		case P2P_INSERT_ROW:
 			if (!store_glanced(txn, open, false))
 				return false;
+			if (!rp_apply_deletes_complete(txn, relid))
+				break;			/* there is no tombstone but the one that was looked at */
 			if (insert_is_overruled(txn, open, op, key, RP_STORED))
 				return true;
 			record.open = open;
@@ -305,6 +324,21 @@ change_glanced(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTab
 		rp_keyindex_delete(hash, &txn->slot_version);
 	CommandCounterIncrement();
 	return true;
+}
+
+/*
+ * Is an insert likely to find nothing, so that not even a glance is worth it? A row that is
+ * there undoes the group then; its members are applied singly, looking first.
+ */
+static bool
+insert_is_promising(const RpApplyTransaction *txn, RpOpenRelation *open)
+{
+	if (txn->group == NULL || !open->plain || !open->key_alone)
+		return false;
+	if (open->map->glances == 0)
+		return true;
+	open->map->glances--;
+	return false;
 }
 
 /* Store the incoming row where a glance found a row in open->local, or none; false: it is not so any more. */
@@ -426,6 +460,19 @@ frozen_version_is_right(RpOpenRelation *open, TupleTableSlot *row, const RpVersi
 		rp_keyindex_wrote(entry->slot, entry->seq, rp_key_hash(open->map, row));
 }
 
+/* The version of a row that this local transaction has written: of this or an earlier member of its group. */
+static RpSlotVersion
+own_version(const RpApplyTransaction *txn, TransactionId xmin)
+{
+	int			member = txn->group == NULL ? -1 : rp_group_note_find(txn->group, xmin);
+
+	if (member < 0)
+		return txn->slot_version;
+	return (RpSlotVersion) {
+		txn->slot_version.slot, txn->group->first_seq + member, txn->group->members[member].stamp
+	};
+}
+
 /*
  * The version of a row found here, by its xmin. The horizon is read before
  * the index is asked: an xid below it was captured before, so that its entry, if it
@@ -441,7 +488,7 @@ rp_row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *ro
 	if (!TransactionIdIsNormal(xmin))
 		return version;
 	if (!HeapTupleHeaderXminFrozen(tuple->t_data) && TransactionIdIsCurrentTransactionId(xmin))
-		return txn->slot_version;
+		return own_version(txn, xmin);
 
 	for (int attempt = 0; attempt < 2; attempt++)
 	{
@@ -508,9 +555,9 @@ rp_apply_deletes_known_to(XLogRecPtr lsn)
 
 /*
  * Make the key index complete for all local deletes of table that have
- * committed up to now. Costs a few reads when there was none.
+ * committed up to now; false: it was. Costs a few reads when there was none.
  */
-void
+bool
 rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table)
 {
 	RpNode	   *node = txn->node;
@@ -518,7 +565,7 @@ rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table)
 	uint64		seq;
 
 	if (!rp_deletes_since(node, table, deletes_known_to))
-		return;
+		return false;
 	if (rp_deletes_pending(node, table))
 		rp_barrier(node, 0);
 	SpinLockAcquire(&node->vector_lock);
@@ -527,6 +574,7 @@ rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table)
 	SpinLockRelease(&node->vector_lock);
 	rp_own_log_follow(seq);
 	deletes_known_to = captured;
+	return true;
 }
 
 /*
@@ -544,7 +592,7 @@ insert_is_overruled(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, Tup
 	P2pKeyState here = {0};
 	P2pDecision decision;
 
-	rp_apply_deletes_complete(txn, open->map->relid);
+	(void) rp_apply_deletes_complete(txn, open->map->relid);
 	if (!rp_keyindex_tombstone(open->map->relid, rp_key_hash(open->map, key), &tombstone) ||
 		rp_slot_version_compare(&tombstone, &txn->slot_version) <= 0)
 		return false;
@@ -576,6 +624,7 @@ rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags)
 	ListCell   *cell;
 	bool		past;
 
+	rp_apply_alone(txn);
 	txn->step = rp_step_removing(txn->item);
 	rp_apply_close_relations(txn);	/* they hold indexes open */
 	foreach(cell, maps)

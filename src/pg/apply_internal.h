@@ -9,6 +9,7 @@
 
 #include "apply_relation.h"
 #include "changelog.h"
+#include "groupnote.h"
 #include "keyindex.h"
 #include "p2p_resolve.h"
 #include "shmem.h"
@@ -30,6 +31,7 @@ typedef struct RpApplyTransaction
 	bool		membership_changed;
 	bool		no_wait;		/* give way to local transactions: ERROR rather than wait for one */
 	bool		careful;		/* its last try failed: look twice, lock before writing */
+	const RpGroupNote *group;	/* what is in this local transaction before and with it; NULL: it alone */
 } RpApplyTransaction;
 
 /* apply_change.c: carry out one item of a transaction. tag: INSERT, UPDATE or DELETE. */
@@ -41,9 +43,14 @@ void		rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags);
 void		rp_apply_close_relations(RpApplyTransaction *txn);
 /* Before the first apply: local deletes that the key index must know are all captured and read. */
 void		rp_apply_deletes_known_to(XLogRecPtr lsn);
-/* Make the key index complete for all local deletes of table that have committed up to now. */
-void		rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table);
+/* Make the key index complete for all local deletes of table that have committed up to now; false: it was. */
+bool		rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table);
 
+/*
+ * apply.c: the transaction cannot be applied together with others: ERROR if it is. Called before anything that waits
+ * for a client, or that memory outside of the transaction would remember of a subtransaction.
+ */
+void		rp_apply_alone(const RpApplyTransaction *txn);
 /* apply.c: have the session commit under the origin of slot, as this version of its. */
 void		rp_apply_origin_set(int slot, uint64 seq, P2pStamp stamp);
 
@@ -196,6 +203,10 @@ typedef struct RpStreamItem
 } RpStreamItem;
 
 bool		rp_stream_next(RpStream *stream, RpStreamItem *item);
+/* Does the transaction that was peeked go over several batches? */
+bool		rp_stream_is_large(RpStream *stream);
+/* Are there at least so many transactions after after_seq in the log? */
+bool		rp_stream_has(RpStream *stream, uint64 after_seq, uint64 n);
 /* Changes of the peeked transaction to be passed over, by number, ascending; their memory must stay until its end. */
 void		rp_stream_skip(RpStream *stream, const uint64 *changes, int n);
 /* Forget the position (after an error). */
@@ -228,6 +239,8 @@ typedef struct RpFailure RpFailure;
 RpFailure  *rp_failure_note(RpStream *stream, uint64 seq, const ErrorData *error);
 /* After that: write its line, in transactions of its own. Raises no error. */
 void		rp_failure_store(int slot, const RpFailure *failure);
+/* May there be something to be skipped, or a line to be deleted, for this origin? */
+bool		rp_failure_any(int slot);
 /* At the begin of a transaction: tell the stream what is to be skipped of it. */
 void		rp_failure_begin(RpApplyTransaction *txn, RpStream *stream);
 /* In place of applying a change: keep it in the history. */

@@ -556,6 +556,15 @@ rp_relation_take(RpRelationMap *map)
 }
 
 void
+rp_relation_busy(RpRelationMap *map)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("a local transaction has table \"%s.%s\", or a row of it, in work",
+					map->remote.schema, map->remote.name)));
+}
+
+void
 rp_relation_give(RpOpenRelation *open)
 {
 	ResourceOwner owner = CurrentResourceOwner;

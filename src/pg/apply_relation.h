@@ -66,6 +66,7 @@ typedef struct RpRelationMap
 	int		   *default_attnos;
 	Node	  **defaults;		/* planned expressions, Expr nodes; NULL = null */
 	uint64		built;			/* grows each time it is built */
+	int			glances;		/* look before so many more inserts: one has met a row without (apply_change.c) */
 	struct RpOpenRelation *kept;	/* executor state that waits for the next transaction, or NULL */
 } RpRelationMap;
 
@@ -96,6 +97,7 @@ typedef struct RpOpenRelation
 	TupleTableSlot *base;		/* virtual: scratch of apply_tracked.c */
 	int			key_index;		/* which of result's indexes is the key's; -1: none of them */
 	bool		key_alone;		/* it is the only unique one */
+	bool		never_wait;		/* for a client that has a row in work: ERROR */
 	Oid		   *index_oids;		/* of result's indexes */
 	IndexScanDesc scan;			/* on the key's index, from its first look-up in the transaction on */
 	MemoryContext scan_memory;	/* of all that the index allocates for it */
@@ -130,6 +132,8 @@ void		rp_relation_close(RpOpenRelation *open);
  * any subtransaction, for the rest of the top one.
  */
 RpOpenRelation *rp_relation_take(RpRelationMap *map);
+/* ERROR, to be tried again: this may not wait for a client. */
+void		rp_relation_busy(RpRelationMap *map);
 void		rp_relation_give(RpOpenRelation *open);
 /* After an abort: forget those that were taken, the server has let go of their relations. */
 void		rp_relations_abort(void);

@@ -28,6 +28,9 @@
 
 #include "apply_internal.h"
 
+/* A table of which an insert has met a row is looked at before so many further ones. */
+#define GLANCES_AFTER_CLASH 10000
+
 static bool index_look(RpOpenRelation *open, TupleTableSlot *key, Snapshot snapshot,
 					   TupleTableSlot *out);
 static void store_generate(RpOpenRelation *open, CmdType command);
@@ -88,16 +91,20 @@ rp_row_find(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot *out)
 
 			if (TransactionIdIsValid(wait_for))
 			{
+				if (open->never_wait)
+					rp_relation_busy(open->map);
 				XactLockTableWait(wait_for, NULL, NULL, XLTW_None);
 				continue;
 			}
 			PushActiveSnapshot(GetLatestSnapshot());
 			result = table_tuple_lock(open->rel, &out->tts_tid, GetActiveSnapshot(), out,
 									  GetCurrentCommandId(false), LockTupleExclusive,
-									  LockWaitBlock, 0, &failure);
+									  open->never_wait ? LockWaitSkip : LockWaitBlock, 0, &failure);
 			PopActiveSnapshot();
 			if (result == TM_Ok)
 				return true;
+			if (result == TM_WouldBlock)
+				rp_relation_busy(open->map);
 			if (result != TM_Updated && result != TM_Deleted)
 				elog(ERROR, "unexpected result of locking a row: %d", (int) result);
 		}
@@ -219,9 +226,9 @@ rp_row_insert(RpOpenRelation *open)
 }
 
 /*
- * Insert store into a table with no unique index but its key's, nothing having been found there.
- * Not speculative, which saves a lock and a WAL record; so if a live row of that key has appeared
- * meanwhile this is an ERROR, and the transaction is tried again with care.
+ * Insert store into a table with no unique index but its key's, where hardly anything can be.
+ * Not speculative, which saves a lock and a WAL record; so if there is a live row of that key
+ * this is an ERROR, and the transaction is tried again with care.
  */
 void
 rp_row_insert_new(RpOpenRelation *open)
@@ -233,12 +240,14 @@ rp_row_insert_new(RpOpenRelation *open)
 	table_tuple_insert(open->rel, open->store, open->estate->es_output_cid, 0, NULL);
 	(void) ExecInsertIndexTuples(open->result, open->store, open->estate, false, true, &clash,
 								 open->arbiters);
-	if (clash)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("a row of the same key has just appeared in table \"%s.%s\"",
-						open->map->remote.schema, open->map->remote.name),
-				 errhint("Applying is tried again by itself.")));
+	if (!clash)
+		return;
+	open->map->glances = GLANCES_AFTER_CLASH;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("a row of the same key is in table \"%s.%s\"",
+					open->map->remote.schema, open->map->remote.name),
+			 errhint("Applying is tried again by itself.")));
 }
 
 /*

@@ -137,14 +137,15 @@ rp_stream_peek(RpStream *stream, uint64 after_seq, P2pBegin *begin, const P2pVec
 							after_seq, item->begin.seq)));
 		stream->peeked = true;
 		stream->peeked_seq = item->begin.seq;
-		stream->deps = stream->body.deps;
+		if (stream->batch.span.partial)
+			stream->deps = stream->body.deps;	/* over the ends of bodies */
 		stream->generation++;
 		stream->stamp = item->begin.stamp;
 		stream->change = 0;
 		stream->nskips = 0;
 	}
 	*begin = stream->item.begin;
-	*deps = &stream->deps;
+	*deps = stream->batch.span.partial ? &stream->deps : &stream->body.deps;
 	return true;
 }
 
@@ -268,6 +269,18 @@ P2pStamp
 rp_stream_stamp(RpStream *stream)
 {
 	return stream->stamp;
+}
+
+bool
+rp_stream_is_large(RpStream *stream)
+{
+	return stream->batch.span.partial;
+}
+
+bool
+rp_stream_has(RpStream *stream, uint64 after_seq, uint64 n)
+{
+	return stored_seq(stream) >= after_seq + n;
 }
 
 bool

@@ -124,6 +124,7 @@ store_clashing(RpApplyTransaction *txn, RpOpenRelation *open, bool in_table,
 {
 	bool		existed = in_table;
 
+	rp_apply_alone(txn);
 	for (;;)
 	{
 		List	   *neighbours;

@@ -98,6 +98,7 @@ static void read_up_to(RpCapture *capture, XLogRecPtr limit);
 static void record_process(RpCapture *capture);
 static void commit_account(RpCapture *capture, XLogRecPtr end);
 static void commit_refill(RpCapture *capture, int slot);
+static void remote_versions_put(RpCapture *capture, int slot);
 static void commit_remote(RpCapture *capture, int slot);
 static void commit_local(RpCapture *capture, uint64 seq_before);
 static void pending_add(RpCapture *capture, uint64 xid);
@@ -286,14 +287,15 @@ record_process(RpCapture *capture)
 
 	if (!capture->caught_up && reader->ReadRecPtr >= capture->start_lsn)
 		start_reached(capture);
+	(void) rp_group_note_read(reader, &capture->group);
 	is_commit = rp_commit_record_parse(reader, &capture->commit);
 	LogicalDecodingProcessRecord(capture->decoding, reader);
+	/* The server's transaction around decoding, if there was one, has changed both. */
+	CurrentResourceOwner = capture->owner;
+	MemoryContextSwitchTo(capture->step_memory);
 	if (is_commit)
 	{
 		capture->commits++;
-		/* The server's transaction around decoding has changed both. */
-		CurrentResourceOwner = capture->owner;
-		MemoryContextSwitchTo(capture->step_memory);
 		if (capture->seq != seq_before)
 			commit_local(capture, seq_before);
 		else
@@ -386,9 +388,36 @@ commit_refill(RpCapture *capture, int slot)
 	const RpCommitRecord *commit = &capture->commit;
 
 	if (slot >= 0)
-		rp_capture_versions_put(commit, slot, commit->origin_lsn, commit->origin_timestamp);
+		remote_versions_put(capture, slot);
 	else
 		rp_capture_refill_note(capture, commit);
+}
+
+/* Put the version entries of a commit of another node's: of one transaction, or of a group. */
+static void
+remote_versions_put(RpCapture *capture, int slot)
+{
+	const RpCommitRecord *commit = &capture->commit;
+	const RpGroupNote *group = &capture->group;
+	RpVersionEntry entry = {(uint16) slot, commit->origin_lsn, commit->origin_timestamp};
+
+	if (group->n == 0 || group->xid != commit->xid ||
+		group->first_seq + group->n - 1 != commit->origin_lsn)
+	{
+		rp_capture_versions_put(commit, slot, commit->origin_lsn, commit->origin_timestamp);
+		return;
+	}
+	rp_versions_put(commit->full_xid, &entry);
+	for (int i = 0; i < commit->nsubxacts; i++)
+	{
+		int			member = rp_group_note_find(group, commit->subxacts[i]);
+
+		if (member < 0)
+			elog(ERROR, "subtransaction %u of a group belongs to no member", commit->subxacts[i]);
+		entry.seq = group->first_seq + member;
+		entry.stamp = group->members[member].stamp;
+		rp_versions_put(commit->full_xid + (int32) (commit->subxacts[i] - commit->xid), &entry);
+	}
 }
 
 /* A transaction of another node that apply has committed here. */
@@ -397,7 +426,7 @@ commit_remote(RpCapture *capture, int slot)
 {
 	const RpCommitRecord *commit = &capture->commit;
 
-	rp_capture_versions_put(commit, slot, commit->origin_lsn, commit->origin_timestamp);
+	remote_versions_put(capture, slot);
 	rp_capture_vector_raise(capture, slot, commit->origin_lsn);
 	capture->remote_commits++;
 }

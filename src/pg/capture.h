@@ -6,7 +6,8 @@
  *
  * A transaction goes through it in this order:
  *
- *	  commit    its commit record has been read; nothing of it is decoded yet
+ *	  spool     large ones only: decoded changes are written to a file while it still runs
+ *	  commit    its commit record has been read; nothing (else) of it is decoded yet
  *	  tx        decoded changes are being written into the body; it has seq and stamp
  *	  body      whole transactions, waiting to be sealed
  *	  (log)     appended batches, waiting for one position record and one fsync
@@ -24,6 +25,7 @@
 #include "utils/resowner.h"
 
 #include "changelog.h"
+#include "groupnote.h"
 #include "members.h"
 #include "p2p_body.h"
 #include "p2p_pace.h"
@@ -71,6 +73,9 @@ typedef struct RpBody
 	P2pVector	deps;			/* of its first transaction */
 	P2pVector	last_deps;		/* of its last */
 } RpBody;
+
+/* A transaction that is decoded before its end; see capture_spool.c. */
+typedef struct RpSpool RpSpool;
 
 /* The transaction whose changes are being written into the body. */
 typedef struct RpOpenTransaction
@@ -121,8 +126,16 @@ typedef struct RpCapture
 	uint64		commits;		/* of anybody, read since the start */
 	P2pPace		pace;
 	RpCommitRecord commit;
+	RpGroupNote group;			/* the last one read; its commit record may follow */
 	RpOpenTransaction tx;
 	RpBody		body;
+	uint64		bodies;			/* how many were begun, chunks of spools included */
+
+	/* Where decoded changes go: the body, or the chunk of a spool. */
+	RpBody	   *out;
+	RpBody		chunk;
+	RpSpool    *spool;			/* NULL: they go to the body */
+	HTAB	   *spools;			/* by xid */
 	void	   *packed;			/* buffer of the compressor */
 	size_t		packed_size;
 
@@ -189,12 +202,20 @@ void		rp_capture_refill_finish(RpCapture *capture);
 /* capture_batch.c */
 
 void		rp_body_init(RpCapture *capture);
-/* Make room for at least so many more bytes; ERROR beyond P2P_BATCH_MAX_BODY. */
+/* Empty a body: what tables are described where is forgotten. */
+void		rp_body_reset(RpCapture *capture, RpBody *body);
+/* Has it the size of a part? */
+bool		rp_body_is_part(const RpBody *body);
+/* Make room in capture->out for at least so many more bytes; ERROR beyond P2P_BATCH_MAX_BODY. */
 void		rp_body_reserve(RpCapture *capture, size_t bytes);
-/* Write the description of a table; sets and returns its relno. size: of the encoding. */
+/* Write the description of a table to capture->out; sets and returns its relno. size: of the encoding. */
 uint32		rp_body_describe(RpCapture *capture, P2pRelation *relation, size_t size);
 /* Before each replicated change: begin the transaction, or a new part of a large one. */
 void		rp_transaction_change(RpCapture *capture);
+/* Begin the transaction of the commit record at hand. */
+void		rp_transaction_begin(RpCapture *capture);
+/* Append what the body holds of the open transaction as a part, and begin the next one. */
+void		rp_transaction_cut(RpCapture *capture);
 /* Write the end of the open transaction: it is finished, not yet sealed. */
 void		rp_transaction_commit(RpCapture *capture);
 /* Seal the whole transactions in the body, if any, and append the batch. */
@@ -203,5 +224,20 @@ void		rp_capture_seal(RpCapture *capture);
 void		rp_capture_flush(RpCapture *capture);
 /* Tell shared memory how far we are; nothing unsealed, nothing unsynced. */
 void		rp_capture_publish(RpCapture *capture);
+
+/* capture_spool.c */
+
+/* Make the folder, and remove what an earlier process has left in it. */
+void		rp_spools_open(RpCapture *capture);
+/* Changes of this running transaction come: to its spool, until rp_spool_stop. */
+void		rp_spool_start(RpCapture *capture, TransactionId xid);
+void		rp_spool_stop(RpCapture *capture);
+/* Before each replicated change, of this (sub)transaction; after it, for so many rows. */
+void		rp_spool_change(RpCapture *capture, TransactionId xid);
+void		rp_spool_changed(RpCapture *capture, int64 rows);
+/* A (sub)transaction is undone; xid = top: all of it. */
+void		rp_spool_abort(RpCapture *capture, TransactionId top, TransactionId xid);
+/* The commit record at hand is this transaction's: its spool becomes parts in the log. */
+void		rp_spool_commit(RpCapture *capture, TransactionId xid);
 
 #endif							/* RP_CAPTURE_H */

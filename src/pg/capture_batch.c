@@ -9,7 +9,8 @@
  * replp2p.batch_delay_ms of reading, and whenever the set of origins in the
  * captured vector grows (the transactions of a body name deps by their index).
  *
- * A large transaction goes to the log while it is being decoded, in parts:
+ * A large transaction goes to the log in parts, while it is being decoded (or from
+ * its spool, capture_spool.c, where it was decoded before it committed):
  *
  *	  body:	   [ whole transactions | BEGIN, items of the large one ... ]
  *	  becomes  [ whole transactions ]				   sealed, flushed
@@ -54,10 +55,9 @@
 /* Room that a BEGIN takes at most. */
 #define BEGIN_MAX_SIZE (1 + 10 + 8 + 8 + 8 + 10 + P2P_MAX_MEMBERS * 20)
 
-static void body_reset(RpCapture *capture);
+static void body_make(RpCapture *capture, RpBody *body);
 static void body_check(RpCapture *capture);
 static void vector_copy(P2pVector *to, const P2pVector *from);
-static void transaction_begin(RpCapture *capture);
 static P2pStamp stamp_give(RpNode *node, TimestampTz commit_time);
 static void put_begin(RpCapture *capture, const P2pVector *previous);
 static bool part_is_full(RpCapture *capture);
@@ -72,24 +72,30 @@ static void pending_put(RpCapture *capture);
 static void publish_vectors(RpCapture *capture);
 static bool publish_self(RpCapture *capture);
 
-/* Make an empty body. */
+/* Make an empty body, and one for what is spooled. */
 void
 rp_body_init(RpCapture *capture)
 {
-	RpBody	   *body = &capture->body;
+	body_make(capture, &capture->body);
+	body_make(capture, &capture->chunk);
+	capture->out = &capture->body;
+}
 
+/* Make one body. */
+static void
+body_make(RpCapture *capture, RpBody *body)
+{
 	body->relations = MemoryContextAlloc(capture->memory,
 										 P2P_MAX_BODY_RELATIONS * sizeof(RpBodyRange));
 	p2p_writer_init(&body->writer,
 					MemoryContextAlloc(capture->memory, BODY_START_SIZE), BODY_START_SIZE);
-	body_reset(capture);
+	rp_body_reset(capture, body);
 }
 
-/* Empty the body: what tables are described where is forgotten. */
-static void
-body_reset(RpCapture *capture)
+/* Empty a body: what tables are described where is forgotten. */
+void
+rp_body_reset(RpCapture *capture, RpBody *body)
 {
-	RpBody	   *body = &capture->body;
 	P2pWriter  *writer = &body->writer;
 
 	if (writer->capacity > BODY_KEEP_SIZE)
@@ -100,7 +106,7 @@ body_reset(RpCapture *capture)
 	}
 	else
 		p2p_writer_init(writer, writer->data, writer->capacity);
-	body->number++;
+	body->number = ++capture->bodies;
 	body->nrelations = 0;
 	body->first_seq = 0;
 	body->last_seq = 0;
@@ -110,7 +116,7 @@ body_reset(RpCapture *capture)
 void
 rp_body_reserve(RpCapture *capture, size_t bytes)
 {
-	P2pWriter  *writer = &capture->body.writer;
+	P2pWriter  *writer = &capture->out->writer;
 	size_t		capacity = writer->capacity;
 
 	if (capacity - writer->length >= bytes)
@@ -132,7 +138,7 @@ rp_body_reserve(RpCapture *capture, size_t bytes)
 uint32
 rp_body_describe(RpCapture *capture, P2pRelation *relation, size_t size)
 {
-	RpBody	   *body = &capture->body;
+	RpBody	   *body = capture->out;
 	RpBodyRange *range = &body->relations[body->nrelations];
 
 	if (body->nrelations >= P2P_MAX_BODY_RELATIONS)
@@ -150,7 +156,7 @@ rp_body_describe(RpCapture *capture, P2pRelation *relation, size_t size)
 static void
 body_check(RpCapture *capture)
 {
-	if (capture->body.writer.overflow)
+	if (capture->out->writer.overflow)
 		elog(ERROR, "could not encode a change for table or transaction");
 }
 
@@ -167,19 +173,20 @@ void
 rp_transaction_change(RpCapture *capture)
 {
 	if (!capture->tx.open)
-		transaction_begin(capture);
+		rp_transaction_begin(capture);
 	else if (part_is_full(capture))
 		part_end(capture, false);
 }
 
 /* Give the transaction of the current commit record its seq, stamp and deps. */
-static void
-transaction_begin(RpCapture *capture)
+void
+rp_transaction_begin(RpCapture *capture)
 {
 	RpOpenTransaction *tx = &capture->tx;
 	RpBody	   *body = &capture->body;
 	const RpCommitRecord *commit = &capture->commit;
 
+	Assert(capture->out == body);
 	Assert(body->first_seq != 0 || body->writer.length == 0);
 	tx->open = true;
 	tx->partial = false;
@@ -275,10 +282,22 @@ part_is_full(RpCapture *capture)
 {
 	RpBody	   *body = &capture->body;
 
-	if (body->writer.length == capture->tx.items)
-		return false;
+	return body->writer.length != capture->tx.items && rp_body_is_part(body);
+}
+
+/* Has a body the size of a part? */
+bool
+rp_body_is_part(const RpBody *body)
+{
 	return body->writer.length >= (size_t) rp_batch_max_kb * 1024 * RP_PART_BATCHES ||
 		body->nrelations >= RP_BODY_RELATIONS_SOFT;
+}
+
+/* Append the body as a part of the open transaction that is not its last, and begin the next one. */
+void
+rp_transaction_cut(RpCapture *capture)
+{
+	part_end(capture, false);
 }
 
 /* Append what the body holds of the open transaction as a part, and begin the next one. */
@@ -300,7 +319,7 @@ part_end(RpCapture *capture, bool final)
 	span.partial = true;
 	span.final = final;
 	batch_append(capture, span, tx->begin.stamp, &tx->deps);
-	body_reset(capture);
+	rp_body_reset(capture, &capture->body);
 	if (!final)
 		put_begin(capture, &tx->deps);
 }
@@ -372,7 +391,7 @@ rp_capture_seal(RpCapture *capture)
 	span.last_seq = body->last_seq;
 	span.final = true;
 	batch_append(capture, span, body->last_stamp, &body->deps);
-	body_reset(capture);
+	rp_body_reset(capture, &capture->body);
 }
 
 /* Pack, sign and append the body as the batch of this span. Not durable yet. */
@@ -494,6 +513,7 @@ void
 rp_capture_publish(RpCapture *capture)
 {
 	RpNode	   *node = capture->node;
+	RpSlotSet	self = {0};
 	bool		own;
 
 	Assert(capture->body.first_seq == 0 && !capture->appended && capture->npending == 0);
@@ -507,7 +527,8 @@ rp_capture_publish(RpCapture *capture)
 	capture->published_lsn = capture->done_lsn;
 	if (!own)
 		return;
-	ConditionVariableBroadcast(&node->stored_cv);
+	rp_slots_add(&self, RP_SELF);
+	rp_pollers_wake(node, &self);
 	ConditionVariableBroadcast(&node->applied_cv);
 	/* gossip tells of it with its next state, and waiting pulls answer by themselves */
 	pg_memory_barrier();

@@ -60,6 +60,8 @@
 
 #define PLUGIN_SETTING "output_plugin_libraries"
 #define WAIT_FOR_WAL_MS 10
+/* What running transactions may take before the largest is decoded ahead: capture_spool.c. */
+#define DECODING_MEMORY "8MB"
 
 /* A local commit whose version entries may be missing. */
 typedef struct RefillEntry
@@ -107,6 +109,8 @@ rp_capture_open(RpCapture *capture)
 	rp_capture_members_refresh(capture);
 	CheckLogicalDecodingRequirements();
 	plugin_allow();
+	SetConfigOption("logical_decoding_work_mem", DECODING_MEMORY, PGC_SUSET, PGC_S_OVERRIDE);
+	rp_spools_open(capture);
 	rp_decode_relations_init();
 	rp_decode_attach(capture);
 	rp_slot_name(capture->node->dboid, name, sizeof(name));

@@ -362,6 +362,9 @@ write_out(RpLogWriter *writer, struct iovec *pieces, int npieces, size_t length)
 				(errcode_for_file_access(),
 				 errmsg("could not write to change log \"%s\": %m", writer->folder)));
 	}
+	/* have the system begin to write what the sync would wait for */
+	if (length >= RP_LOG_BUFFER_SIZE)
+		pg_flush_data(writer->fd, (off_t) writer->now.length, (off_t) length);
 	writer->now.length += length;
 }
 

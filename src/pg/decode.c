@@ -4,15 +4,21 @@
  *	  the making.
  *
  * The library is its own output plugin, so that capture decodes in its own
- * process; nobody else may use it. A transaction's callbacks all run while
- * capture processes its commit record (neither streaming nor two-phase decoding
- * is offered), so capture->commit says whose changes they are.
+ * process; nobody else may use it. A transaction's callbacks run while
+ * capture processes its commit record (two-phase decoding is not offered), so
+ * capture->commit says whose changes they are. But those of a transaction that has
+ * outgrown DECODING_MEMORY come in runs while it is still running, between stream_start
+ * and stream_stop: what is written then goes to its spool (capture_spool.c).
  *
  * The callbacks run inside a transaction of the server's that will be aborted,
  * with a historic snapshot: they look up catalogs and write to capture's memory
- * (and, for transactions too large for it, append parts to the log), nothing
+ * (and, for transactions too large for it, append parts to the log, or to a spool), nothing
  * else. A transaction gets its seq and its stamp with its first replicated
- * change; one without any is none.
+ * change, a spooled one with its commit; one without any is none.
+ *
+ * If a running (sub)transaction is aborted while its changes are decoded, a look into the catalogs
+ * may end in an ERROR, which the server catches: it calls stream_stop in the middle of
+ * a change. What was not completed is forgotten, and so is a table that was being described.
  *
  *	  INSERT    the new row
  *	  UPDATE    the new row, all columns; the old key if it differs
@@ -59,6 +65,8 @@ typedef struct Row
 } Row;
 
 static RpCapture *attached = NULL;
+/* Whose change is being written, in a run of a transaction that is not at its end. */
+static TransactionId subtransaction;
 
 extern PGDLLEXPORT void _PG_output_plugin_init(OutputPluginCallbacks *callbacks);
 
@@ -71,6 +79,19 @@ static void plugin_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, 
 static void plugin_commit(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn);
 static bool plugin_filter_by_origin(LogicalDecodingContext *ctx, RepOriginId origin);
 
+static void plugin_stream_start(LogicalDecodingContext *ctx, ReorderBufferTXN *txn);
+static void plugin_stream_stop(LogicalDecodingContext *ctx, ReorderBufferTXN *txn);
+static void plugin_stream_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
+								 Relation relation, ReorderBufferChange *change);
+static void plugin_stream_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
+								   int nrelations, Relation relations[],
+								   ReorderBufferChange *change);
+static void plugin_stream_abort(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn);
+static void plugin_stream_commit(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
+								 XLogRecPtr lsn);
+
+static void change_begin(RpCapture *capture);
+static void change_end(RpCapture *capture, int64 rows);
 static void put_insert(RpCapture *capture, RpDecodeRelation *entry, TupleDesc desc,
 					   ReorderBufferChange *change);
 static void put_update(RpCapture *capture, RpDecodeRelation *entry, TupleDesc desc,
@@ -78,7 +99,7 @@ static void put_update(RpCapture *capture, RpDecodeRelation *entry, TupleDesc de
 static void put_delete(RpCapture *capture, RpDecodeRelation *entry, TupleDesc desc,
 					   ReorderBufferChange *change);
 static void describe(RpCapture *capture, RpDecodeRelation *entry);
-static void resolve_toast(RpDecodeRelation *entry, bool has_old);
+static void resolve_toast(RpDecodeRelation *entry, bool has_old, bool patient);
 static bool key_differs(RpDecodeRelation *entry);
 static void put_row(RpCapture *capture, RpDecodeRelation *entry, const Row *row);
 static void put_value(RpCapture *capture, RpDecodeColumn *column, Datum datum);
@@ -93,6 +114,12 @@ _PG_output_plugin_init(OutputPluginCallbacks *callbacks)
 	callbacks->truncate_cb = plugin_truncate;
 	callbacks->commit_cb = plugin_commit;
 	callbacks->filter_by_origin_cb = plugin_filter_by_origin;
+	callbacks->stream_start_cb = plugin_stream_start;
+	callbacks->stream_stop_cb = plugin_stream_stop;
+	callbacks->stream_change_cb = plugin_stream_change;
+	callbacks->stream_truncate_cb = plugin_stream_truncate;
+	callbacks->stream_abort_cb = plugin_stream_abort;
+	callbacks->stream_commit_cb = plugin_stream_commit;
 }
 
 /* Let the plugin in this process write to capture. */
@@ -133,6 +160,7 @@ plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation relat
 			  ReorderBufferChange *change)
 {
 	RpCapture  *capture = ctx->output_plugin_private;
+	static uint64 changes = 0;
 	RpDecodeRelation *entry;
 	MemoryContext old = MemoryContextSwitchTo(capture->change_memory);
 
@@ -156,7 +184,7 @@ plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation relat
 			default:
 				elog(ERROR, "unexpected change %d", (int) change->action);
 		}
-		if (capture->tx.changes % CHANGES_PER_CHECK == 0 && !PostmasterIsAlive())
+		if (++changes % CHANGES_PER_CHECK == 0 && !PostmasterIsAlive())
 			proc_exit(1);
 	}
 	MemoryContextSwitchTo(old);
@@ -194,15 +222,15 @@ plugin_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, int nrelatio
 			if (!entry->replicated)
 				continue;
 			if (n == 0)
-				rp_transaction_change(capture);
+				change_begin(capture);
 			describe(capture, entry);
 			relnos[n++] = entry->relno;
 		}
 		if (n == 0)
 			break;
 		rp_body_reserve(capture, ITEM_OVERHEAD + (size_t) n * 5);
-		p2p_body_put_truncate(&capture->body.writer, flags, relnos, n);
-		capture->tx.changes += n;
+		p2p_body_put_truncate(&capture->out->writer, flags, relnos, n);
+		change_end(capture, n);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(capture->change_memory);
@@ -218,6 +246,78 @@ plugin_commit(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn
 	(void) lsn;
 	if (capture->tx.open)
 		rp_transaction_commit(capture);
+}
+
+/* A run of changes of a transaction that is not at its end begins. */
+static void
+plugin_stream_start(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
+{
+	rp_spool_start(ctx->output_plugin_private, txn->xid);
+}
+
+/* The run ends, if need be in the middle of a change. */
+static void
+plugin_stream_stop(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
+{
+	(void) txn;
+	rp_spool_stop(ctx->output_plugin_private);
+	rp_decode_relation_check();
+}
+
+/* Write one row change, of a subtransaction perhaps. */
+static void
+plugin_stream_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation relation,
+					 ReorderBufferChange *change)
+{
+	subtransaction = change->txn->xid;
+	plugin_change(ctx, txn, relation, change);
+}
+
+/* Write a TRUNCATE, of a subtransaction perhaps. */
+static void
+plugin_stream_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, int nrelations,
+					   Relation relations[], ReorderBufferChange *change)
+{
+	subtransaction = change->txn->xid;
+	plugin_truncate(ctx, txn, nrelations, relations, change);
+}
+
+/* A transaction is aborted, or a subtransaction of one that goes on. */
+static void
+plugin_stream_abort(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn)
+{
+	(void) lsn;
+	rp_spool_abort(ctx->output_plugin_private,
+				   txn->toptxn != NULL ? txn->toptxn->xid : txn->xid, txn->xid);
+}
+
+/* All of it has been decoded, and it has committed. */
+static void
+plugin_stream_commit(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn)
+{
+	(void) lsn;
+	plugin_begin(ctx, txn);
+	rp_spool_commit(ctx->output_plugin_private, txn->xid);
+}
+
+/* Before each replicated change: begin a transaction, or a part, or a chunk. */
+static void
+change_begin(RpCapture *capture)
+{
+	if (capture->spool != NULL)
+		rp_spool_change(capture, subtransaction);
+	else
+		rp_transaction_change(capture);
+}
+
+/* A change is complete. */
+static void
+change_end(RpCapture *capture, int64 rows)
+{
+	if (capture->spool != NULL)
+		rp_spool_changed(capture, rows);
+	else
+		capture->tx.changes += rows;
 }
 
 /* Leave out what apply and joins write: others have it from its origin. */
@@ -238,14 +338,14 @@ put_insert(RpCapture *capture, RpDecodeRelation *entry, TupleDesc desc, ReorderB
 	Row			row = {entry->new_values, entry->new_nulls, entry->new_missing, false};
 
 	heap_deform_tuple(&change->data.tp.newtuple->tuple, desc, entry->new_values, entry->new_nulls);
-	resolve_toast(entry, false);
+	resolve_toast(entry, false, capture->spool == NULL);
 
-	rp_transaction_change(capture);
+	change_begin(capture);
 	describe(capture, entry);
 	rp_body_reserve(capture, ITEM_OVERHEAD);
-	p2p_body_put_insert(&capture->body.writer, entry->relno);
+	p2p_body_put_insert(&capture->out->writer, entry->relno);
 	put_row(capture, entry, &row);
-	capture->tx.changes++;
+	change_end(capture, 1);
 }
 
 /* Write an update: the old key only if the row has moved to another, or old values are wanted. */
@@ -265,17 +365,17 @@ put_update(RpCapture *capture, RpDecodeRelation *entry, TupleDesc desc, ReorderB
 	heap_deform_tuple(&change->data.tp.newtuple->tuple, desc, entry->new_values, entry->new_nulls);
 	if (old_tuple != NULL)
 		heap_deform_tuple(&old_tuple->tuple, desc, entry->old_values, entry->old_nulls);
-	resolve_toast(entry, old_tuple != NULL);
+	resolve_toast(entry, old_tuple != NULL, capture->spool == NULL);
 	send_old = old_tuple != NULL && (entry->has_counters || key_differs(entry));
 
-	rp_transaction_change(capture);
+	change_begin(capture);
 	describe(capture, entry);
 	rp_body_reserve(capture, ITEM_OVERHEAD);
-	p2p_body_put_update(&capture->body.writer, entry->relno, send_old);
+	p2p_body_put_update(&capture->out->writer, entry->relno, send_old);
 	if (send_old)
 		put_row(capture, entry, &old_row);
 	put_row(capture, entry, &new_row);
-	capture->tx.changes++;
+	change_end(capture, 1);
 }
 
 /* Write a delete. */
@@ -291,30 +391,31 @@ put_delete(RpCapture *capture, RpDecodeRelation *entry, TupleDesc desc, ReorderB
 	}
 	heap_deform_tuple(&change->data.tp.oldtuple->tuple, desc, entry->old_values, entry->old_nulls);
 
-	rp_transaction_change(capture);
+	change_begin(capture);
 	describe(capture, entry);
 	rp_body_reserve(capture, ITEM_OVERHEAD);
-	p2p_body_put_delete(&capture->body.writer, entry->relno);
+	p2p_body_put_delete(&capture->out->writer, entry->relno);
 	put_row(capture, entry, &row);
-	capture->tx.changes++;
+	change_end(capture, 1);
 }
 
 /* Make sure that the body describes the table. */
 static void
 describe(RpCapture *capture, RpDecodeRelation *entry)
 {
-	if (entry->body == capture->body.number)
+	if (entry->body == capture->out->number)
 		return;
 	entry->relno = rp_body_describe(capture, &entry->description, entry->description_size);
-	entry->body = capture->body.number;
+	entry->body = capture->out->number;
 }
 
 /*
  * Replace pointers to TOAST values that are not in the WAL by the values, or
- * mark them as missing. The old row has a value if it is complete, or for its key.
+ * mark them as missing. The old row has a value if it is complete, or for its key. patient: a
+ * lock on the TOAST table is waited for; who still runs may hold it till after us.
  */
 static void
-resolve_toast(RpDecodeRelation *entry, bool has_old)
+resolve_toast(RpDecodeRelation *entry, bool has_old, bool patient)
 {
 	for (uint32 i = 0; i < entry->description.ncolumns; i++)
 	{
@@ -335,7 +436,7 @@ resolve_toast(RpDecodeRelation *entry, bool has_old)
 			entry->new_values[attno] = entry->old_values[attno];
 			continue;
 		}
-		value = rp_decode_toast_fetch(value);
+		value = rp_decode_toast_fetch(value, patient);
 		if (value != NULL)
 			entry->new_values[attno] = PointerGetDatum(value);
 		else
@@ -385,7 +486,7 @@ put_row(RpCapture *capture, RpDecodeRelation *entry, const Row *row)
 			continue;
 		}
 		rp_body_reserve(capture, VALUE_OVERHEAD);
-		p2p_body_put_value(&capture->body.writer, &value);
+		p2p_body_put_value(&capture->out->writer, &value);
 	}
 }
 
@@ -426,5 +527,5 @@ put_value(RpCapture *capture, RpDecodeColumn *column, Datum datum)
 			break;
 	}
 	rp_body_reserve(capture, VALUE_OVERHEAD + value.length);
-	p2p_body_put_value(&capture->body.writer, &value);
+	p2p_body_put_value(&capture->out->writer, &value);
 }

@@ -68,6 +68,8 @@ void		rp_decode_attach(RpCapture *capture);
 void		rp_decode_relations_init(void);
 /* The entry of an open relation, valid until the next call. In a decoding callback. */
 RpDecodeRelation *rp_decode_relation(Relation relation);
+/* A decoding callback may have been left by an ERROR: forget what was being built. */
+void		rp_decode_relation_check(void);
 /* A change of a table that says what is replicated, and how, was decoded: judge every table again. */
 void		rp_decode_rules_changed(void);
 
@@ -80,8 +82,8 @@ bool		rp_type_is_portable(Oid type);
 
 /*
  * Fetch an on-disk TOAST value by its pointer, whoever still refers to it, into
- * CurrentMemoryContext, decompressed. NULL if any of it is gone or locked.
+ * CurrentMemoryContext, decompressed. NULL if any of it is gone or locked (patient: for long).
  */
-struct varlena *rp_decode_toast_fetch(struct varlena *pointer);
+struct varlena *rp_decode_toast_fetch(struct varlena *pointer, bool patient);
 
 #endif							/* RP_DECODE_H */

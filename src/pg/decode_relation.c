@@ -59,6 +59,7 @@
 
 static HTAB *relations = NULL;
 static RpDecodeRelation *last_relation = NULL;
+static bool building = false;
 
 /* Columns of table_handlers. */
 #define ANUM_HANDLER_SETTING 7
@@ -128,9 +129,22 @@ rp_decode_relation(Relation relation)
 											  ALLOCSET_SMALL_SIZES);
 	}
 	if (!entry->valid)
+	{
+		building = true;
 		relation_build(entry, relation);
+		building = false;
+	}
 	last_relation = entry;
 	return entry;
+}
+
+/* Forget everything if an entry was left half built; it is valid while that goes on, to notice invalidations. */
+void
+rp_decode_relation_check(void)
+{
+	if (building)
+		relations_forget((Datum) 0, 0, 0);
+	building = false;
 }
 
 /* Judge every table again. */

@@ -45,9 +45,9 @@
 #define LOCK_TRIES 5
 #define LOCK_RETRY_MS 2
 
-static bool lock_if_free(Oid relid);
+static bool lock_if_free(Oid relid, bool patient);
 static bool relation_files_exist(Relation relation);
-static Relation toast_index_open(Relation toast);
+static Relation toast_index_open(Relation toast, bool patient);
 static bool chunks_read(Relation toast, Relation index, Oid value_id,
 						char *into, size_t length);
 static bool chunk_take(HeapTuple tuple, TupleDesc desc, size_t expected,
@@ -55,7 +55,7 @@ static bool chunk_take(HeapTuple tuple, TupleDesc desc, size_t expected,
 
 /* Return the value that an on-disk TOAST pointer stands for, or NULL. */
 struct varlena *
-rp_decode_toast_fetch(struct varlena *pointer)
+rp_decode_toast_fetch(struct varlena *pointer, bool patient)
 {
 	struct varatt_external external;
 	Relation	toast;
@@ -67,11 +67,11 @@ rp_decode_toast_fetch(struct varlena *pointer)
 	VARATT_EXTERNAL_GET_POINTER(external, pointer);
 	length = VARATT_EXTERNAL_GET_EXTSIZE(external);
 
-	if (!lock_if_free(external.va_toastrelid))
+	if (!lock_if_free(external.va_toastrelid, patient))
 		return NULL;
 	toast = RelationIdGetRelation(external.va_toastrelid);
 	if (RelationIsValid(toast) && relation_files_exist(toast))
-		index = toast_index_open(toast);
+		index = toast_index_open(toast, patient);
 	if (index != NULL)
 	{
 		value = palloc(length + VARHDRSZ);
@@ -98,12 +98,14 @@ rp_decode_toast_fetch(struct varlena *pointer)
 
 /* Take AccessShareLock if that needs no wait to speak of. */
 static bool
-lock_if_free(Oid relid)
+lock_if_free(Oid relid, bool patient)
 {
 	for (int i = 0; i < LOCK_TRIES; i++)
 	{
 		if (ConditionalLockRelationOid(relid, AccessShareLock))
 			return true;
+		if (!patient)
+			break;
 		CHECK_FOR_INTERRUPTS();
 		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOCK_RETRY_MS,
 						 PG_WAIT_EXTENSION);
@@ -121,7 +123,7 @@ relation_files_exist(Relation relation)
 
 /* Open and lock the valid index of a TOAST table; NULL if there is none to be had. */
 static Relation
-toast_index_open(Relation toast)
+toast_index_open(Relation toast, bool patient)
 {
 	List	   *indexes = RelationGetIndexList(toast);
 	ListCell   *cell;
@@ -132,7 +134,7 @@ toast_index_open(Relation toast)
 		Oid			relid = lfirst_oid(cell);
 		Relation	index;
 
-		if (!lock_if_free(relid))
+		if (!lock_if_free(relid, patient))
 			continue;
 		index = RelationIdGetRelation(relid);
 		if (RelationIsValid(index) && index->rd_index->indisvalid && relation_files_exist(index))

@@ -484,6 +484,12 @@ blocked_load(void)
 	known = true;
 }
 
+bool
+rp_failure_any(int slot)
+{
+	return !known || blocked[slot];
+}
+
 void
 rp_failure_begin(RpApplyTransaction *txn, RpStream *stream)
 {

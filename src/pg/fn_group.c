@@ -24,6 +24,7 @@
 #include "catalog.h"
 #include "dsn.h"
 #include "identity.h"
+#include "join_serve.h"
 #include "members.h"
 #include "settings.h"
 #include "setup.h"
@@ -394,6 +395,19 @@ leaving_mark(RpNode *node, bool force)
 	rp_members_changed(node);
 }
 
+/* ERROR while somebody joins by this node: the one would wait for the other. */
+static void
+joiner_absent_required(RpNode *node)
+{
+	char		name[NAMEDATALEN];
+
+	if (rp_join_is_served(node, name))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("node \"%s\" is joining the group by this node", name),
+				 errhint("Leave when it has its copy; or leave_group(force => true), then it has to join again by another node.")));
+}
+
 /* SQL: leave_group(force boolean): the gossip worker carries it out after the commit. */
 Datum
 rp_leave_group(PG_FUNCTION_ARGS)
@@ -422,6 +436,8 @@ rp_leave_group(PG_FUNCTION_ARGS)
 				 errmsg("this node is not active yet"),
 				 errdetail("Its status is \"%s\".", rp_node_status_name(status)),
 				 errhint("leave_group(force => true) does not wait for peers to fetch the last changes.")));
+	if (!force)
+		joiner_absent_required(node);
 	/*
 	 * One that is no full member has no stream to say it in, one that is leaving
 	 * has said it, and one that has lost its key cannot.

@@ -301,6 +301,7 @@ rp_get_stat_apply(PG_FUNCTION_ARGS)
 	RpNodeView *view = rp_node_view();
 	const RpWorkerSlot *worker;
 	int64		transactions = 0;
+	int64		commits = 0;
 	int64		changes = 0;
 	int64		conflicts = 0;
 	int64		errors = 0;
@@ -312,6 +313,7 @@ rp_get_stat_apply(PG_FUNCTION_ARGS)
 	for (int slot = 0; slot < view->nmembers; slot++)
 	{
 		transactions += view->members[slot].m.transactions_applied;
+		commits += view->members[slot].m.commits_applied;
 		changes += view->members[slot].m.changes_applied;
 		conflicts += view->members[slot].m.conflicts;
 		errors += view->members[slot].m.apply_errors;
@@ -321,6 +323,7 @@ rp_get_stat_apply(PG_FUNCTION_ARGS)
 	rp_row_text(&row, worst_apply_state(view));
 	rp_row_time(&row, worker->pid == 0 ? 0 : worker->started_at);
 	rp_row_int64(&row, transactions);
+	rp_row_int64(&row, commits);
 	rp_row_int64(&row, changes);
 	rp_row_int64(&row, conflicts);
 	rp_row_int64(&row, errors);
@@ -454,8 +457,11 @@ rp_get_stat_join(PG_FUNCTION_ARGS)
 	rp_row_text(&row, join.phase);
 	rp_row_int64(&row, join.tables_total);
 	rp_row_int64(&row, join.tables_processed);
-	rp_row_int64(&row, join.rows_processed);
+	rp_row_int64(&row, join.indexes_total);
+	rp_row_int64(&row, join.indexes_processed);
+	rp_row_int64(&row, join.bytes_total);
 	rp_row_int64(&row, join.bytes_processed);
+	rp_row_int64(&row, join.rows_processed);
 	rp_row_time(&row, join.started_at);
 	rp_row_text(&row, join.waits_for);
 	rp_row_text(&row, join.last_error);
@@ -495,6 +501,7 @@ rp_stat_reset(PG_FUNCTION_ARGS)
 		SpinLockAcquire(&node->vector_lock);
 		m->apply_errors = 0;
 		m->transactions_applied = 0;
+		m->commits_applied = 0;
 		m->changes_applied = 0;
 		m->conflicts = 0;
 		m->bytes_received = 0;

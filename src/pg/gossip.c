@@ -361,6 +361,7 @@ tick(Gossip *gossip)
 	rp_peers_refresh(gossip->peers);	/* the cut links may be others */
 	rp_pull_refresh(gossip->pull);	/* what is applied here has moved */
 	rp_pull_repair(gossip->pull);
+	rp_pull_watch(gossip->pull);
 	(void) rp_state_publish(gossip->node, gossip->me);
 	if (rp_monotonic_us() >= gossip->loans_due_us)
 		sweep_loans(gossip);

@@ -174,131 +174,6 @@ rp_join_main(Datum dboid)
 	}
 }
 
-/* ERROR: the donor's statement has failed. */
-void
-rp_join_donor_error(PGresult *result, const char *error)
-{
-	char	   *text;
-	const char *primary = result != NULL ? PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY) : NULL;
-
-	if (primary == NULL)
-		primary = error != NULL && error[0] != '\0' ? error : "The connection ended.";
-	text = pchomp(primary);
-	PQclear(result);
-	ereport(ERROR,
-			(errcode(ERRCODE_CONNECTION_EXCEPTION),
-			 errmsg("copying from the sponsor failed"),
-			 errdetail_internal("%s", text),
-			 errhint("The role in the sponsor's dsn must be able to read all tables, also those with row-level security (BYPASSRLS).")));
-}
-
-/* Run a statement on the donor's connection and copy its rows. */
-static RpJoinRows *
-donor_exec(RpJoin *join, const char *sql, ExecStatusType expected)
-{
-	char	   *error = NULL;
-	PGresult   *result = rp_peer_exec(join->donor, sql, &error);
-	RpJoinRows *rows;
-
-	if (result == NULL || PQresultStatus(result) != expected)
-		rp_join_donor_error(result, error);
-	rows = palloc0(sizeof(RpJoinRows));
-	PG_TRY();
-	{
-		rows->nrows = PQntuples(result);
-		rows->ncolumns = PQnfields(result);
-		rows->values = palloc_extended(sizeof(char *) * rows->nrows * rows->ncolumns + 1,
-									   MCXT_ALLOC_HUGE);
-		for (int row = 0; row < rows->nrows; row++)
-		{
-			for (int column = 0; column < rows->ncolumns; column++)
-				rows->values[row * rows->ncolumns + column] =
-					PQgetisnull(result, row, column) ? NULL : pstrdup(PQgetvalue(result, row, column));
-		}
-	}
-	PG_FINALLY();
-	{
-		PQclear(result);
-	}
-	PG_END_TRY();
-	return rows;
-}
-
-/* Run a statement without a result. */
-void
-rp_join_run(RpJoin *join, const char *sql)
-{
-	(void) donor_exec(join, sql, PGRES_COMMAND_OK);
-}
-
-/* Run a query. */
-RpJoinRows *
-rp_join_query(RpJoin *join, const char *sql)
-{
-	return donor_exec(join, sql, PGRES_TUPLES_OK);
-}
-
-/* Return a value, NULL for NULL. */
-const char *
-rp_join_value(const RpJoinRows *rows, int row, int column)
-{
-	Assert(row < rows->nrows && column < rows->ncolumns);
-	return rows->values[row * rows->ncolumns + column];
-}
-
-/* Read an id as the donor writes it. */
-void
-rp_join_id(const char *text, P2pId *id)
-{
-	if (text == NULL || !p2p_id_from_text(text, id))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("the sponsor has a member with a malformed id"),
-				 errhint("Join by an invite of another member.")));
-}
-
-/* Wipe the secret key when the memory of a try goes. */
-static void
-join_wipe(void *arg)
-{
-	p2p_wipe(&((RpJoin *) arg)->me, sizeof(RpIdentity));
-}
-
-/* Begin a try: read what join_group has recorded. */
-static RpJoin *
-join_begin(RpNode *node)
-{
-	RpJoin	   *join = palloc0(sizeof(RpJoin));
-	MemoryContextCallback *wipe = palloc0(sizeof(MemoryContextCallback));
-	RpCatalog	catalog;
-
-	join->node = node;
-	join->memory = CurrentMemoryContext;
-	wipe->func = join_wipe;
-	wipe->arg = join;
-	MemoryContextRegisterResetCallback(CurrentMemoryContext, wipe);
-	rp_crypto_required();
-	rp_identity_read(node->dboid, &join->me);
-
-	StartTransactionCommand();
-	rp_catalog_open(&catalog);
-	if (rp_catalog_run("SELECT node_name, dsn, sponsor_dsn, sponsor_id FROM replp2p.local_node"
-					   " WHERE sponsor_dsn IS NOT NULL AND sponsor_id IS NOT NULL",
-					   SPI_OK_SELECT, NULL, 0) != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this node does not know by whom it joins"),
-				 errhint("Leave the group by replp2p.leave_group(force => true), and join again.")));
-	rp_column_name(0, 1, join->name);
-	rp_column_text(0, 2, join->dsn, sizeof(join->dsn));
-	rp_column_text(0, 3, join->sponsor_dsn, sizeof(join->sponsor_dsn));
-	rp_column_bytes(0, 4, &join->sponsor, P2P_ID_SIZE);
-	rp_catalog_close(&catalog);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(join->memory);
-	return join;
-}
-
 /* Encode JOIN or JOIN_CHECK; false: the secret is not there any more. */
 static bool
 request_write(const RpJoin *join, P2pMessageKind kind, P2pWriter *w)
@@ -334,22 +209,6 @@ wait_for_capture(RpNode *node)
 			return;
 		rp_worker_wait(node, RP_WORKER_JOIN, LOOK_MS, PG_WAIT_EXTENSION);
 	}
-}
-
-/* Open the session with the sponsor that everything is copied over. */
-static void
-donor_open(RpJoin *join)
-{
-	char	   *error = NULL;
-
-	join->donor = rp_peer_open(join->sponsor_dsn, &join->me, &join->me.group, &join->sponsor,
-							   psprintf("replp2p join %s", join->name), &error);
-	if (join->donor == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("could not open a session with the sponsor"),
-				 errdetail_internal("%s", error),
-				 errhint("It is tried again by itself.")));
 }
 
 /* ERROR: the sponsor refuses. */
@@ -426,27 +285,11 @@ vector_read(RpJoin *join, const char *hex)
 				 errhint("Use the same version of replp2p on both servers.")));
 }
 
-/* Have the donor's session write values in the one way that is read the same here. */
-static void
-donor_settings(RpJoin *join)
-{
-	static const char *const settings[] = {
-		"search_path = pg_catalog, pg_temp", "DateStyle = ISO", "IntervalStyle = postgres",
-		"TimeZone = 'UTC'", "extra_float_digits = 3", "bytea_output = hex", "lc_monetary = 'C'",
-		"row_security = off", "statement_timeout = 0", "lock_timeout = '60s'",
-		"idle_in_transaction_session_timeout = 0", "standard_conforming_strings = on"
-	};
-
-	for (size_t i = 0; i < lengthof(settings); i++)
-		rp_join_run(join, psprintf("SET %s", settings[i]));
-	rp_join_run(join, psprintf("SET client_encoding = '%s'", GetDatabaseEncodingName()));
-}
-
 /* Begin a transaction of the donor whose snapshot has a vector. */
 static void
 snapshot_take(RpJoin *join)
 {
-	donor_settings(join);
+	rp_join_donor_settings(join, "60s");
 	for (int i = 0; i < MAX_SNAPSHOTS; i++)
 	{
 		RpJoinRows *rows;
@@ -458,6 +301,7 @@ snapshot_take(RpJoin *join)
 		{
 			strlcpy(join->snapshot, rp_join_value(rows, 0, 0), sizeof(join->snapshot));
 			vector_read(join, rp_join_value(rows, 0, 1));
+			rp_join_seen_read(join);
 			elog(DEBUG1, "replp2p: snapshot %s of attempt %d", join->snapshot, i + 1);
 			return;
 		}
@@ -476,7 +320,9 @@ progress_reset(RpNode *node)
 {
 	LWLockAcquire(&node->lock, LW_EXCLUSIVE);
 	node->join.tables_total = node->join.tables_processed = 0;
-	node->join.rows_processed = node->join.bytes_processed = 0;
+	node->join.indexes_total = node->join.indexes_processed = 0;
+	node->join.bytes_total = node->join.bytes_processed = 0;
+	node->join.rows_processed = 0;
 	LWLockRelease(&node->lock);
 }
 
@@ -498,12 +344,12 @@ members_reload(RpNode *node)
 static void
 step_copy(RpNode *node)
 {
-	RpJoin	   *join = join_begin(node);
+	RpJoin	   *join = rp_join_begin(node);
 
 	progress_reset(node);
 	rp_join_phase(node, "connecting", NULL);
 	wait_for_capture(node);
-	donor_open(join);
+	rp_join_donor_open(join);
 	rp_join_phase(node, "admission", NULL);
 	admit(join);
 	snapshot_take(join);
@@ -646,7 +492,7 @@ wait_for_target(RpNode *node, const P2pOrigin *self)
 static void
 step_catch_up(RpNode *node)
 {
-	RpJoin	   *join = join_begin(node);
+	RpJoin	   *join = rp_join_begin(node);
 	bool		returned;
 
 	rp_join_phase(node, "catching up", NULL);

@@ -1,25 +1,30 @@
 /*
  * join_copy.c
- *	  The copy of a join: schema, data and versions, in one local transaction.
+ *	  The copy of a join: schema, rows, indexes, and the commit that makes it count.
  *
- *	  schema		 what pg_dump calls pre-data: types, tables, functions
- *	  data			 COPY of each table out of the donor's snapshot, sequences
- *	  indexes		 post-data: indexes, constraints, triggers; refreshed views
- *	  handlers		 which conflict handlers hold, with the versions of their changes
- *	  catching up	 the members, and how far each origin is applied: the vector
- *					 of the snapshot; then the commit
+ *	  schema		 one transaction: what pg_dump calls pre-data (types, tables,
+ *					 functions), and the plan (join_plan.c)
+ *	  data			 one transaction per piece of a table, several at a time (join_pieces.c)
+ *	  renewing		 one per table that has pieces of earlier snapshots (join_renew.c)
+ *	  indexes		 one per index or constraint that is an index
+ *	  completing	 the last one: tables of extensions and of our own, sequences, the
+ *					 rest of post-data (foreign keys, triggers, refreshed views), which
+ *					 conflict handlers hold, the members, and how far each origin is
+ *					 applied: the vector of the snapshot. Its commit makes the copy count
  *
- * Whatever fails rolls back all of it, and the join begins anew with another
- * snapshot: nothing half-copied is ever seen.
+ * Until then the tables that are copied are shut (join_guard.c): nothing half-copied is
+ * ever seen, and nobody writes over it. Whatever fails or dies before, is gone on
+ * with in another snapshot; all that counts in the end is as that last one sees it. If
+ * the donor's schema is another one by then, what was made here is dropped, and all begins anew.
  *
  * Everything is written under RP_COPY_ORIGIN, so that capture takes none of it
- * for a change made here. The origin_lsn of the commit record is the greatest
+ * for a change made here. The origin_lsn of the commit records is the greatest
  * stamp that a copied row may have: capture raises the floor to it when it
- * reads the record, also after a crash; here it is raised in shared memory, before
+ * reads the record, also after a crash; in shared memory it is raised before
  * anybody can see the rows and overwrite them.
  *
- * Version index: the transaction's xids are entered as RP_SLOT_COPIED, made
- * durable before the commit. A copied row then has the version that the logs
+ * Version index: the xids of each of these transactions are entered as RP_SLOT_COPIED,
+ * durably before its commit. A copied row then has the version that the logs
  * know of its key, or is older than everything; members.required_seq says up to
  * where apply must have the logs before it may ask.
  *
@@ -28,10 +33,6 @@
  * commit. So capture knows the snapshot's vector when it meets the first local
  * transaction that saw the copied rows, and gives it the right deps. Should the
  * commit fail after that, shared memory is cleaned and capture started anew.
- *
- * What pg_dump says of our own extension's objects is left out: rights on them
- * are each node's own affair. Roles and tablespaces belong to clusters, not to
- * databases, and are not copied.
  */
 #include "postgres.h"
 
@@ -42,22 +43,18 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_class.h"
-#include "commands/copy.h"
+#include "catalog/pg_namespace.h"
 #include "executor/spi.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "parser/parse_relation.h"
-#include "parser/parser.h"
 #include "replication/origin.h"
-#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/wait_event.h"
+
+#include "p2p_crypto.h"
 
 #include "barrier.h"
 #include "catalog.h"
@@ -68,447 +65,283 @@
 #include "versions.h"
 #include "worker.h"
 
-/* A table of the donor. */
-typedef struct CopyTable
-{
-	const char *schema;
-	const char *name;
-	const char *condition;		/* WHERE ...: rows that its extension doesn't bring itself; or NULL */
-	bool		excluded;		/* not replicated at the donor: no data, and excluded here, too */
-	List	   *columns;		/* String nodes; generated ones left out */
-} CopyTable;
-
-/* The COPY whose data the server's COPY FROM pulls; its callback has no argument. */
-static struct
-{
-	RpJoin	   *join;
-	char	   *line;			/* of libpq, or NULL */
-	int			length;
-	int			taken;
-	bool		ended;
-	int64		rows;			/* not yet shown */
-	int64		bytes;
-} source;
-
-static void schema_run(const char *script);
-static void data_copy(RpJoin *join);
+static void schema_copy(RpJoin *join);
+static void indexes_make(RpJoin *join, List *statements);
+static void complete(RpJoin *join, List *statements);
+static void others_copy(RpJoin *join);
 static void sequences_copy(RpJoin *join);
 static void handlers_take_over(RpJoin *join);
 static void members_take_over(RpJoin *join);
+static void versions_enter(void);
 static void commit(RpJoin *join);
 
 /* Mark what this transaction writes as a copy, and pin what its statements mean. */
 static void
-copy_begin(RpJoin *join)
+settings_pin(void)
 {
-	static const char *const settings[][2] = {
+	const char *const settings[][2] = {
 		{"session_replication_role", "replica"},
 		{"standard_conforming_strings", "on"},
 		{"check_function_bodies", "off"},
 		{"row_security", "off"},
 		{"lc_monetary", "C"},
 		{"default_tablespace", ""},
+		{"maintenance_work_mem", psprintf("%dkB", rp_join_work_mem_kb)},
+		{"work_mem", psprintf("%dkB", rp_join_work_mem_kb)},
+		{"max_parallel_maintenance_workers", psprintf("%d", rp_join_workers)},
 	};
 
-	replorigin_session_origin = RP_COPY_ORIGIN;
-	replorigin_session_origin_lsn = (XLogRecPtr) Max(join->stamp, 1);
-	replorigin_session_origin_timestamp = GetCurrentTimestamp();
 	for (size_t i = 0; i < lengthof(settings); i++)
 		(void) set_config_option(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* Copy everything and commit. After an ERROR the caller aborts, and resets the session's origin. */
+/* ERROR if somebody has the node leave in the middle of its join; else nobody drops the plan now. */
+static void
+joining_required(void)
+{
+	RpCatalog	catalog;
+	RpArg		args[] = {rp_arg_text(rp_node_status_name(RP_NODE_JOINING))};
+
+	rp_catalog_open(&catalog);
+	LockRelationOid(rp_catalog_table("join_pieces"), RowExclusiveLock);
+	if (rp_catalog_run("SELECT FROM replp2p.local_node WHERE status = $1",
+					   SPI_OK_SELECT, args, lengthof(args)) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this node does not join any more"),
+				 errhint("Join again by replp2p.join_group().")));
+	rp_catalog_close(&catalog);
+}
+
+/* Begin a transaction that writes for the join. */
+void
+rp_join_write_begin(RpJoin *join)
+{
+	StartTransactionCommand();
+	join->settings_level = NewGUCNestLevel();
+	settings_pin();
+	replorigin_session_origin = RP_COPY_ORIGIN;
+	replorigin_session_origin_lsn = (XLogRecPtr) Max(join->stamp, 1);
+	replorigin_session_origin_timestamp = GetCurrentTimestamp();
+	rp_versions_attach(join->node->dboid);
+	joining_required();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+/* Commit it. */
+void
+rp_join_write_commit(RpJoin *join)
+{
+	AtEOXact_GUC(false, join->settings_level);
+	versions_enter();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	replorigin_session_origin = InvalidRepOriginId;
+	MemoryContextSwitchTo(join->memory);
+}
+
+/* Copy everything and make it count. */
 void
 rp_join_copy(RpJoin *join)
 {
-	int			settings_level;
+	List	   *statements;
 
-	StartTransactionCommand();
-	settings_level = NewGUCNestLevel();
-	copy_begin(join);
-	rp_versions_attach(join->node->dboid);
-	PushActiveSnapshot(GetTransactionSnapshot());
+	schema_copy(join);
+	rp_join_phase(join->node, "data", NULL);
+	rp_join_pieces_copy(join);
+	rp_join_renew(join);
+	rp_join_phase(join->node, "indexes", NULL);
+	rp_join_write_begin(join);
+	MemoryContextSwitchTo(join->memory);
+	statements = rp_join_statements(rp_join_dump(join, "post-data"));
+	rp_join_write_commit(join);
+	indexes_make(join, statements);
+	complete(join, statements);
+}
+
+/* Hash what a plan hangs on: the donor's schema, which tables it has, and what is to be copied of them. */
+static void
+schema_hash(const char *script, List *tables, uint8 hash[P2P_HASH_SIZE])
+{
+	StringInfoData list;
+	ListCell   *cell;
+
+	initStringInfo(&list);
+	foreach(cell, tables)
+	{
+		const RpJoinTable *table = lfirst(cell);
+
+		appendStringInfo(&list, "%s %u %s %d\n",
+						 quote_qualified_identifier(table->schema, table->name), table->donor_oid,
+						 table->key != NULL ? table->key : "", table->excluded);
+	}
+	p2p_hash(script, strlen(script), list.data, list.len, hash);
+}
+
+/* Have the donor's schema here, and a plan that fits it. */
+static void
+schema_copy(RpJoin *join)
+{
+	char	   *script;
+	List	   *tables;
+	uint8		hash[P2P_HASH_SIZE];
+	bool		fits;
 
 	rp_join_phase(join->node, "schema", NULL);
-	schema_run(rp_join_dump(join, "pre-data"));
-	rp_join_phase(join->node, "data", NULL);
-	data_copy(join);
+	script = rp_join_dump(join, "pre-data");
+	tables = rp_join_tables(join);
+	schema_hash(script, tables, hash);
+
+	rp_join_write_begin(join);
+	fits = rp_join_plan_fits(hash);
+	if (fits)
+		rp_join_plan_renew(join, tables);
+	else if (rp_join_plan_drop())
+		ereport(LOG,
+				(errmsg("the sponsor's schema has changed: the join begins anew")));
+	rp_join_write_commit(join);
+	if (fits)
+		return;
+
+	rp_join_write_begin(join);
+	rp_join_execute(rp_join_statements(script));
+	rp_join_plan_make(join, hash, tables);
+	rp_join_write_commit(join);
+}
+
+/* Show how many indexes there are to be made, and are. */
+static void
+indexes_show(RpNode *node, int total, int processed)
+{
+	LWLockAcquire(&node->lock, LW_EXCLUSIVE);
+	node->join.indexes_total = total;
+	node->join.indexes_processed = processed;
+	LWLockRelease(&node->lock);
+}
+
+/* ERROR if indexes were made here that the donor does not have any more; the next try begins anew. */
+static void
+indexes_check(RpJoin *join, List *statements)
+{
+	bool		fit;
+
+	rp_join_write_begin(join);
+	fit = rp_join_steps_fit(statements);
+	if (!fit)
+		rp_join_plan_drop();
+	rp_join_write_commit(join);
+	if (!fit)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the sponsor has dropped an index in the middle of the join"),
+				 errhint("Joining begins anew by itself.")));
+}
+
+/* Make what is an index and nothing else, as far as it is not there. */
+static void
+indexes_make(RpJoin *join, List *statements)
+{
+	int			total = 0,
+				processed = 0;
+	ListCell   *cell;
+
+	indexes_check(join, statements);
+	foreach(cell, statements)
+		total += OidIsValid(((RpJoinStatement *) lfirst(cell))->index_on);
+	indexes_show(join->node, total, processed);
+	foreach(cell, statements)
+	{
+		RpJoinStatement *statement = lfirst(cell);
+
+		if (!OidIsValid(statement->index_on))
+			continue;
+		rp_worker_check(join->node, RP_WORKER_JOIN);
+		rp_join_write_begin(join);
+		if (!rp_join_step_is_done(statement->text))
+		{
+			rp_join_execute(list_make1(statement));
+			rp_join_step_done(statement->text);
+			RP_CRASH_POINT("join_before_index");
+		}
+		rp_join_write_commit(join);
+		indexes_show(join->node, total, ++processed);
+	}
+}
+
+/* Return what is left to be executed when the indexes are there. */
+static List *
+statements_left(List *statements)
+{
+	List	   *left = NIL;
+	ListCell   *cell;
+
+	foreach(cell, statements)
+	{
+		if (!OidIsValid(((RpJoinStatement *) lfirst(cell))->index_on))
+			left = lappend(left, lfirst(cell));
+	}
+	return left;
+}
+
+/* The last transaction. */
+static void
+complete(RpJoin *join, List *statements)
+{
+	rp_join_phase(join->node, "completing", NULL);
+	rp_join_write_begin(join);
+	others_copy(join);
 	sequences_copy(join);
-	rp_join_phase(join->node, "indexes", NULL);
-	schema_run(rp_join_dump(join, "post-data"));
+	rp_join_execute(statements_left(statements));
 	handlers_take_over(join);
 	members_take_over(join);
-
-	AtEOXact_GUC(false, settings_level);
+	rp_join_plan_forget();
 	commit(join);
 	MemoryContextSwitchTo(join->memory);
 }
 
-/* Is a dotted name, as the parser gives it, one of our schema? */
-static bool
-name_is_ours(Node *object)
-{
-	List	   *name = NIL;
-
-	if (IsA(object, RangeVar))
-		return ((RangeVar *) object)->schemaname != NULL &&
-			strcmp(((RangeVar *) object)->schemaname, RP_SCHEMA) == 0;
-	if (IsA(object, String))
-		return strcmp(strVal(object), RP_SCHEMA) == 0;
-	if (IsA(object, ObjectWithArgs))
-		name = ((ObjectWithArgs *) object)->objname;
-	else if (IsA(object, List))
-		name = (List *) object;
-	return list_length(name) > 1 && strcmp(strVal(linitial(name)), RP_SCHEMA) == 0;
-}
-
-/* Does a statement make our extension, or give or take rights on an object of it? */
-static bool
-statement_is_local(Node *statement)
-{
-	GrantStmt  *grant = (GrantStmt *) statement;
-
-	if (IsA(statement, CreateExtensionStmt))
-		return strcmp(((CreateExtensionStmt *) statement)->extname, RP_SCHEMA) == 0;
-	if (!IsA(statement, GrantStmt) || grant->targtype != ACL_TARGET_OBJECT ||
-		grant->objects == NIL)
-		return false;
-	switch (grant->objtype)
-	{
-		case OBJECT_TABLE:
-		case OBJECT_SEQUENCE:
-		case OBJECT_FUNCTION:
-		case OBJECT_PROCEDURE:
-		case OBJECT_ROUTINE:
-		case OBJECT_TYPE:
-		case OBJECT_DOMAIN:
-		case OBJECT_SCHEMA:
-			return name_is_ours(linitial(grant->objects));
-		default:
-			return false;
-	}
-}
-
-/* Where an error of the schema happened. */
-static void
-schema_error_place(void *arg)
-{
-	(void) arg;
-	errcontext("copying the schema of the sponsor");
-}
-
-/* Give an error that says that something is missing the hint that it is not copied. */
-static void
-statement_run(const char *text)
-{
-	MemoryContext context = CurrentMemoryContext;
-
-	PG_TRY();
-	{
-		int			rc = SPI_execute(text, false, 0);
-
-		if (rc < 0)
-			elog(ERROR, "replp2p: unexpected result %s of \"%s\"", SPI_result_code_string(rc), text);
-		SPI_freetuptable(SPI_tuptable);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		if (error->hint == NULL && error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT)
-			error->hint = "Roles and tablespaces are not copied: create here what the schema needs. The join is tried again by itself.";
-		ReThrowError(error);
-	}
-	PG_END_TRY();
-}
-
-/* Execute what pg_dump has written. */
-static void
-schema_run(const char *script)
-{
-	ErrorContextCallback callback = {error_context_stack, schema_error_place, NULL};
-	ListCell   *cell;
-
-	error_context_stack = &callback;
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "replp2p: could not connect to SPI");
-	foreach(cell, raw_parser(script, RAW_PARSE_DEFAULT))
-	{
-		RawStmt    *raw = lfirst_node(RawStmt, cell);
-		const char *start = script + raw->stmt_location;
-		char	   *text;
-
-		CHECK_FOR_INTERRUPTS();
-		if (statement_is_local(raw->stmt))
-			continue;
-		text = raw->stmt_len == 0 ? pstrdup(start) : pnstrdup(start, raw->stmt_len);
-		statement_run(text);
-		pfree(text);
-	}
-	if (SPI_finish() != SPI_OK_FINISH)
-		elog(ERROR, "replp2p: could not finish SPI");
-	error_context_stack = callback.previous;
-}
-
 /*
- * Read which tables to copy: permanent ones that no extension brings; of those
- * of extensions the configuration, as pg_dump does; the logs of membership and of handlers; and
- * displaced rows and siblings.
+ * Copy what has no plan: of tables of extensions the configuration, as pg_dump
+ * does; the logs of membership and of handlers; displaced rows and siblings.
  */
-static List *
-tables_read(RpJoin *join)
+static void
+others_copy(RpJoin *join)
 {
 	RpJoinRows *rows = rp_join_query(join,
-									 "SELECT c.oid, n.nspname, c.relname, CASE WHEN d.ours"
+									 "SELECT n.nspname, c.relname, CASE WHEN d.ours"
 									 "  THEN 'WHERE EXISTS (SELECT FROM pg_class k WHERE k.oid = relation)'"
-									 "  ELSE x.condition END,"
-									 " EXISTS (SELECT FROM replp2p.excluded_tables e WHERE e.relation = c.oid),"
-									 " a.attname"
+									 "  ELSE coalesce(x.condition, '') END"
 									 " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-									 " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0"
-									 "  AND NOT a.attisdropped AND a.attgenerated = ''"
 									 " LEFT JOIN LATERAL (SELECT e.extcondition[array_position(e.extconfig, c.oid)] AS condition"
 									 "  FROM pg_extension e WHERE c.oid = ANY (e.extconfig)) x ON true"
 									 " CROSS JOIN LATERAL (SELECT c.oid IN ('replp2p.displaced_rows'::regclass,"
 									 "  'replp2p.displacing_rows'::regclass, 'replp2p.sibling_rows'::regclass) AS ours) d"
 									 " WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384"
 									 " AND (c.oid IN ('replp2p.membership'::regclass, 'replp2p.handler_changes'::regclass) OR d.ours"
-									 "  OR (n.nspname <> 'replp2p' AND (x.condition IS NOT NULL"
-									 "   OR NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass"
-									 "    AND d.objid = c.oid AND d.deptype = 'e'))))"
-									 " ORDER BY n.nspname, c.relname, a.attnum");
-	List	   *tables = NIL;
-	CopyTable  *table = NULL;
+									 "  OR (n.nspname <> 'replp2p' AND x.condition IS NOT NULL))"
+									 " AND NOT EXISTS (SELECT FROM replp2p.excluded_tables e WHERE e.relation = c.oid)"
+									 " ORDER BY n.nspname, c.relname");
 
 	for (int i = 0; i < rows->nrows; i++)
 	{
-		if (i == 0 || strcmp(rp_join_value(rows, i, 0), rp_join_value(rows, i - 1, 0)) != 0)
-		{
-			table = palloc0(sizeof(CopyTable));
-			table->schema = rp_join_value(rows, i, 1);
-			table->name = rp_join_value(rows, i, 2);
-			table->condition = rp_join_value(rows, i, 3);
-			table->excluded = strcmp(rp_join_value(rows, i, 4), "t") == 0;
-			tables = lappend(tables, table);
-		}
-		if (rp_join_value(rows, i, 5) != NULL)
-			table->columns = lappend(table->columns,
-									 makeString(pstrdup(rp_join_value(rows, i, 5))));
-	}
-	return tables;
-}
-
-/* Add what was copied since the last time to stat_join. */
-static void
-progress_show(void)
-{
-	RpNode	   *node = source.join->node;
-
-	LWLockAcquire(&node->lock, LW_EXCLUSIVE);
-	node->join.rows_processed += source.rows;
-	node->join.bytes_processed += source.bytes;
-	LWLockRelease(&node->lock);
-	source.rows = source.bytes = 0;
-}
-
-/* Fetch the next line of the COPY; false: none is here yet, or (source.ended) none is left. */
-static bool
-source_next(void)
-{
-	PGconn	   *conn = rp_peer_connection(source.join->donor);
-	int			length;
-
-	PQfreemem(source.line);
-	source.line = NULL;
-	length = PQgetCopyData(conn, &source.line, true);
-	if (length == 0)
-	{
-		if (!PQconsumeInput(conn))
-			rp_join_donor_error(NULL, PQerrorMessage(conn));
-		length = PQgetCopyData(conn, &source.line, true);
-	}
-	if (length < -1)
-		rp_join_donor_error(NULL, PQerrorMessage(conn));
-	source.ended = length == -1;
-	if (length <= 0)
-		return false;
-	source.length = length;
-	source.taken = 0;
-	source.rows++;
-	source.bytes += length;
-	return true;
-}
-
-/* Wait until the donor has sent more. */
-static void
-source_wait(void)
-{
-	PGconn	   *conn = rp_peer_connection(source.join->donor);
-
-	progress_show();
-	(void) WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_SOCKET_READABLE | WL_EXIT_ON_PM_DEATH,
-							 PQsocket(conn), -1, PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
-	rp_worker_check(source.join->node, RP_WORKER_JOIN);
-}
-
-/* Callback of COPY FROM: give it at least minread bytes, or all that is left. */
-static int
-source_read(void *buffer, int minread, int maxread)
-{
-	int			given = 0;
-
-	while (given < maxread && !source.ended)
-	{
-		int			n;
-
-		if (source.line == NULL && !source_next())
-		{
-			if (source.ended || given >= minread)
-				break;
-			source_wait();
-			continue;
-		}
-		n = Min(maxread - given, source.length - source.taken);
-		memcpy((char *) buffer + given, source.line + source.taken, n);
-		given += n;
-		source.taken += n;
-		if (source.taken == source.length)
-		{
-			PQfreemem(source.line);
-			source.line = NULL;
-		}
-	}
-	CHECK_FOR_INTERRUPTS();
-	return given;
-}
-
-/* Return the statement that has the donor send a table. */
-static char *
-copy_statement(const CopyTable *table)
-{
-	StringInfoData columns;
-	const char *name = quote_qualified_identifier(table->schema, table->name);
-	ListCell   *cell;
-
-	initStringInfo(&columns);
-	foreach(cell, table->columns)
-		appendStringInfo(&columns, "%s%s", foreach_current_index(cell) > 0 ? ", " : "",
-						 quote_identifier(strVal(lfirst(cell))));
-	if (table->condition != NULL && table->condition[0] != '\0')
-		return psprintf("COPY (SELECT %s FROM ONLY %s %s) TO STDOUT", columns.data, name,
-						table->condition);
-	if (table->columns == NIL)
-		return psprintf("COPY %s TO STDOUT", name);
-	return psprintf("COPY %s (%s) TO STDOUT", name, columns.data);
-}
-
-/* Have the donor begin to send. */
-static void
-source_open(RpJoin *join, const CopyTable *table)
-{
-	char	   *error = NULL;
-	PGresult   *result = rp_peer_exec(join->donor, copy_statement(table), &error);
-
-	if (result == NULL || PQresultStatus(result) != PGRES_COPY_OUT)
-		rp_join_donor_error(result, error);
-	PQclear(result);
-	PQfreemem(source.line);
-	memset(&source, 0, sizeof(source));
-	source.join = join;
-}
-
-/* After the last line: has the donor sent all? */
-static void
-source_close(RpJoin *join)
-{
-	PGconn	   *conn = rp_peer_connection(join->donor);
-	PGresult   *result = PQgetResult(conn);
-
-	if (result == NULL || PQresultStatus(result) != PGRES_COMMAND_OK)
-		rp_join_donor_error(result, PQerrorMessage(conn));
-	PQclear(result);
-	while ((result = PQgetResult(conn)) != NULL)
-		PQclear(result);
-	progress_show();
-}
-
-/* Copy one table. */
-static void
-table_copy(RpJoin *join, const CopyTable *table)
-{
-	Relation	rel = table_openrv(makeRangeVar(pstrdup(table->schema), pstrdup(table->name), -1),
-								   RowExclusiveLock);
-	ParseState *pstate = make_parsestate(NULL);
-	CopyFromState copy;
-
-	if (rel->rd_rel->relkind != RELKIND_RELATION)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s.%s\" is a table at the sponsor, and something else here",
-						table->schema, table->name),
-				 errhint("Join with an empty database.")));
-	PushActiveSnapshot(GetTransactionSnapshot());
-	source_open(join, table);
-	(void) addRangeTableEntryForRelation(pstate, rel, RowExclusiveLock, NULL, false, false);
-	copy = BeginCopyFrom(pstate, rel, NULL, NULL, false, source_read, table->columns, NIL);
-	(void) CopyFrom(copy);
-	EndCopyFrom(copy);
-	source_close(join);
-	PopActiveSnapshot();
-	free_parsestate(pstate);
-	table_close(rel, NoLock);
-	CommandCounterIncrement();
-}
-
-/* Don't replicate from here what the donor does not replicate. */
-static void
-table_exclude(const CopyTable *table)
-{
-	RpCatalog	catalog;
-	RpArg		args[] = {
-		rp_arg_text(quote_qualified_identifier(table->schema, table->name))
-	};
-
-	rp_catalog_open(&catalog);
-	rp_catalog_run("INSERT INTO replp2p.excluded_tables VALUES ($1::pg_catalog.regclass)",
-				   SPI_OK_INSERT, args, lengthof(args));
-	rp_catalog_close(&catalog);
-}
-
-/* Copy the rows of all tables. */
-static void
-data_copy(RpJoin *join)
-{
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "replp2p join table",
-												  ALLOCSET_DEFAULT_SIZES);
-	List	   *tables = tables_read(join);
-	ListCell   *cell;
-
-	LWLockAcquire(&join->node->lock, LW_EXCLUSIVE);
-	join->node->join.tables_total = list_length(tables);
-	LWLockRelease(&join->node->lock);
-	foreach(cell, tables)
-	{
-		MemoryContext old = MemoryContextSwitchTo(context);
-		const CopyTable *table = lfirst(cell);
+		Oid			relation = rp_table_of(rp_join_value(rows, i, 0), rp_join_value(rows, i, 1));
+		Relation	rel;
 
 		rp_worker_check(join->node, RP_WORKER_JOIN);
-		if (table->excluded)
-			table_exclude(table);
-		else
-			table_copy(join, table);
-		LWLockAcquire(&join->node->lock, LW_EXCLUSIVE);
-		join->node->join.tables_processed++;
-		LWLockRelease(&join->node->lock);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(context);
+		if (!OidIsValid(relation))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("table \"%s.%s\" of the sponsor is not here",
+							rp_join_value(rows, i, 0), rp_join_value(rows, i, 1)),
+					 errhint("Use the same versions of extensions on both servers.")));
+		rel = table_open(relation, RowExclusiveLock);
+		(void) rp_join_copy_rows(join, psprintf("(SELECT %s FROM ONLY %s %s)", rp_join_column_list(rel),
+												quote_qualified_identifier(rp_join_value(rows, i, 0),
+																		   rp_join_value(rows, i, 1)),
+												rp_join_value(rows, i, 2)),
+								 rel, rp_join_columns(rel), false);
+		table_close(rel, NoLock);
 	}
-	MemoryContextDelete(context);
 }
 
 /* Set a sequence here to where it is at the donor. */
@@ -775,6 +608,7 @@ commit_announce(RpJoin *join)
 static void
 commit(RpJoin *join)
 {
+	AtEOXact_GUC(false, join->settings_level);
 	versions_enter();
 	rp_join_phase(join->node, "catching up", "the capture worker to read the copy");
 	PG_TRY();

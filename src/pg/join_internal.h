@@ -1,8 +1,16 @@
 /*
  * join_internal.h
- *	  Shared by the files of the join worker only: join.c (phases, retries),
- *	  join_copy.c (schema and data into one local transaction), join_dump.c
- *	  (running pg_dump).
+ *	  Shared by the files of the join worker and its copiers only.
+ *
+ *	  join.c         phases, retries: the join worker
+ *	  join_donor.c   a try, and its session with the donor
+ *	  join_dump.c    running pg_dump
+ *	  join_schema.c  executing what pg_dump has written; undoing it
+ *	  join_plan.c    what is to be copied, and what has been: the tables join_*
+ *	  join_table.c   the rows of one COPY of the donor into a table
+ *	  join_pieces.c  copying pieces, in the join worker and in copiers beside it
+ *	  join_renew.c   a table whose pieces are of several snapshots
+ *	  join_copy.c    the order of it all, and the commit that makes it count
  */
 #ifndef RP_JOIN_INTERNAL_H
 #define RP_JOIN_INTERNAL_H
@@ -10,7 +18,10 @@
 #include "postgres.h"
 
 #include "libpq-fe.h"
+#include "nodes/pg_list.h"
+#include "utils/relcache.h"
 
+#include "join_plan.h"
 #include "members.h"
 #include "peer_call.h"
 #include "shmem.h"
@@ -30,9 +41,13 @@ typedef struct RpJoin
 	P2pId		sponsor;
 	/* the donor's transaction: its snapshot and what belongs to it */
 	RpPeerSession *donor;
-	char		snapshot[64];
+	char		snapshot[RP_SNAPSHOT_NAME_SIZE];	/* as exported */
+	const char *seen;			/* pg_current_snapshot(): what it sees */
+	uint64		seen_xmin;		/* all older xids had ended */
 	P2pVector	vector;
 	P2pStamp	stamp;			/* no row in the snapshot has a greater one */
+	pid_t		leader;			/* the join worker */
+	int			settings_level; /* between rp_join_write_begin and _commit */
 } RpJoin;
 
 /* A result of the donor, palloc'd. */
@@ -47,23 +62,137 @@ typedef struct RpJoinRows
 
 /* Show a phase in stat_join; waits_for may be NULL. */
 void		rp_join_phase(RpNode *node, const char *phase, const char *waits_for);
+
+/* join_donor.c */
+
+/* Begin a try: read what join_group has recorded. The try lives in CurrentMemoryContext. */
+RpJoin	   *rp_join_begin(RpNode *node);
+/* Open the session with the sponsor; ERROR if it fails. */
+void		rp_join_donor_open(RpJoin *join);
+/* Pin the settings of that session; lock_timeout as in SET. */
+void		rp_join_donor_settings(RpJoin *join, const char *lock_timeout);
 /* Run a statement on the donor's connection; ERROR if it fails. */
 void		rp_join_run(RpJoin *join, const char *sql);
 /* The same for a query; the rows are in CurrentMemoryContext. */
 RpJoinRows *rp_join_query(RpJoin *join, const char *sql);
 const char *rp_join_value(const RpJoinRows *rows, int row, int column);
+/* Note what the donor's transaction sees. */
+void		rp_join_seen_read(RpJoin *join);
 /* ERROR: the donor's statement has failed. result may be NULL; it is cleared. */
 void		rp_join_donor_error(PGresult *result, const char *error) pg_attribute_noreturn();
 /* Read 32 hex digits. */
 void		rp_join_id(const char *text, P2pId *id);
 
-/* join_copy.c: copy all within the donor's snapshot, in one local transaction, and commit it. */
+/* join_copy.c */
+
+/* Copy all that is not copied yet, and commit it: the node is in catchup then. */
 void		rp_join_copy(RpJoin *join);
+/*
+ * A transaction that writes for the join; ERROR if the node does not join any
+ * more. After an ERROR the caller aborts, and resets the session's origin.
+ */
+void		rp_join_write_begin(RpJoin *join);
+void		rp_join_write_commit(RpJoin *join);
 
 /*
  * join_dump.c: what pg_dump writes of a section ("pre-data", "post-data") of
  * the donor's database in its snapshot: SQL alone, in CurrentMemoryContext.
  */
 char	   *rp_join_dump(RpJoin *join, const char *section);
+
+/* join_schema.c */
+
+typedef struct RpJoinStatement
+{
+	const char *text;
+	Oid			index_on;		/* it makes an index on this table, and nothing else; or InvalidOid */
+} RpJoinStatement;
+
+/* Take a script apart, without what is each node's own affair. In a transaction. */
+List	   *rp_join_statements(const char *script);
+/* Execute statements of such a list. */
+void		rp_join_execute(const List *statements);
+
+/* join_plan.c */
+
+/* A table to be copied in pieces. */
+typedef struct RpJoinTable
+{
+	const char *schema;
+	const char *name;
+	Oid			donor_oid;
+	Oid			donor_file;		/* its relfilenode there: block numbers hold as long as it is the same */
+	int64		blocks;
+	int64		bytes;			/* with TOAST */
+	const char *key;			/* quoted columns of a unique key that is never NULL; or NULL */
+	bool		excluded;		/* not replicated at the donor: no data, and excluded here, too */
+} RpJoinTable;
+
+/* A part of a table, and what has been copied of it. */
+typedef struct RpJoinPiece
+{
+	int32		number;
+	Oid			relation;
+	int64		first_block;
+	int64		end_block;		/* exclusive; -1 = to the end of the table */
+	int64		bytes;
+} RpJoinPiece;
+
+/* A table that has pieces of other snapshots than this one. */
+typedef struct RpJoinStale
+{
+	Oid			relation;
+	uint64		since_xmin;		/* rows of older xids at the donor are right here */
+	const char *key;
+} RpJoinStale;
+
+/* Read and lock the donor's tables. */
+List	   *rp_join_tables(RpJoin *join);
+/* Is there a plan for this schema (its hash), of tables that are here? In a write. */
+bool		rp_join_plan_fits(const uint8 hash[P2P_HASH_SIZE]);
+/* Make it; the schema is here. In a write. */
+void		rp_join_plan_make(RpJoin *join, const uint8 hash[P2P_HASH_SIZE], List *tables);
+/* Take back pieces that can't be gone on with in this snapshot. In a write. */
+void		rp_join_plan_renew(RpJoin *join, List *tables);
+/* Forget the plan: what it was for is there. In a write. */
+void		rp_join_plan_forget(void);
+/* Is a statement of the post-data section done, has it been done now? In a write. */
+bool		rp_join_step_is_done(const char *statement);
+void		rp_join_step_done(const char *statement);
+/* Are all indexes that were made among those that these statements make? In a write. */
+bool		rp_join_steps_fit(const List *statements);
+/* Take a piece that nobody copies, and lock it; false: none. In a write. */
+bool		rp_join_piece_take(RpJoinPiece *piece);
+/* It is copied. In the same write. */
+void		rp_join_piece_done(RpJoin *join, const RpJoinPiece *piece, int64 rows);
+/* Pieces not copied yet. In a write. */
+int64		rp_join_pieces_left(void);
+/* Have stat_join say what the plan says. In a write. */
+void		rp_join_progress_load(RpNode *node);
+/* Tables with pieces of another snapshot; RpJoinStale in CurrentMemoryContext. In a write. */
+List	   *rp_join_stale(RpJoin *join);
+/* The pieces of a table are of this snapshot now. In a write. */
+void		rp_join_renewed(RpJoin *join, Oid relation);
+
+/* join_table.c */
+
+/* Columns that a COPY of the table has: String nodes. */
+List	   *rp_join_columns(Relation rel);
+/* The same, quoted, with commas between. */
+char	   *rp_join_column_list(Relation rel);
+/* May its rows be copied in binary? */
+bool		rp_join_is_portable(Relation rel);
+/*
+ * Have the donor execute COPY select TO STDOUT (select: a table with columns, or a query in
+ * parentheses) and store the rows; columns as of rp_join_columns. Returns their number.
+ */
+int64		rp_join_copy_rows(RpJoin *join, const char *select, Relation rel, List *columns,
+							  bool binary);
+
+/* join_pieces.c: copy all pieces, with copiers beside this process. */
+void		rp_join_pieces_copy(RpJoin *join);
+
+/* join_renew.c: bring tables of other snapshots to this one. */
+void		rp_join_renew(RpJoin *join);
 
 #endif							/* RP_JOIN_INTERNAL_H */

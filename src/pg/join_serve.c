@@ -25,6 +25,9 @@
  * has to pass the admission, and shared memory to know the member, before the
  * joiner hears of it: the snapshot that it then asks for contains its admission.
  *
+ * A node that has admitted a joiner does not leave before the joiner has its copy:
+ * it would wait for the joiner, and refuse it the snapshot that it needs.
+ *
  * Locks: members in SHARE ROW EXCLUSIVE mode, for all of it. So two joins
  * at this node cannot take one name, and of two that return a loan at once one
  * sees that it is the last.
@@ -77,6 +80,7 @@ static Refusal invite_judge(Request *request);
 static void joiner_admit(Request *request);
 static void loan_give(const Request *request);
 static void loan_return(const uint8 *secret_hash);
+static void copied_note(const Request *request);
 static void reply_write(const Request *request, bool check_only, StringInfo reply);
 
 /* Judge and carry out the request, in a transaction that is then committed. */
@@ -90,7 +94,10 @@ request_carry_out(Request *request, bool check_only)
 	LockRelationOid(rp_catalog_table("members"), ShareRowExclusiveLock);
 	refusal = request_judge(request);
 	if (refusal.code == 0 && check_only && request->admitted)
+	{
+		copied_note(request);
 		loan_return(request->secret_hash);
+	}
 	else if (refusal.code == 0 && !check_only)
 	{
 		if (!request->admitted)
@@ -174,6 +181,16 @@ name_is_taken(const Request *request)
 						  SPI_OK_SELECT, args, lengthof(args)) > 0;
 }
 
+/* Has leave_group been called here, if only just now? members is locked. Between catalog open and close. */
+static bool
+leaves(void)
+{
+	RpArg		args[] = {rp_arg_text(rp_node_status_name(RP_NODE_LEAVING))};
+
+	return rp_catalog_run("SELECT FROM replp2p.local_node WHERE status = $1",
+						  SPI_OK_SELECT, args, lengthof(args)) > 0;
+}
+
 /* May the request be granted? Between catalog open and close. */
 static Refusal
 request_judge(Request *request)
@@ -182,7 +199,7 @@ request_judge(Request *request)
 	RpDsnProbe	probe;
 	Refusal		refusal;
 
-	if (rp_node_status(request->node) != RP_NODE_ACTIVE)
+	if (rp_node_status(request->node) != RP_NODE_ACTIVE || leaves())
 		return (Refusal) {P2P_ERROR_NOT_READY, "the sponsor is not active"};
 	if (!name_is_fit(join->name))
 		return (Refusal) {P2P_ERROR_BAD_REQUEST, "the joiner's name cannot be a node's name"};
@@ -258,6 +275,58 @@ joiner_admit(Request *request)
 	memcpy(row.public_key, request->joiner_key, P2P_PUBLIC_KEY_SIZE);
 	rp_membership_add(request->node, request->me, &row);
 	ereport(LOG, (errmsg("admitted node \"%s\" to the group", row.name)));
+}
+
+/* The joiner has all that it needs of this node's tables. Between catalog open and close. */
+static void
+copied_note(const Request *request)
+{
+	RpArg		args[] = {rp_arg_bytes(request->secret_hash, P2P_HASH_SIZE)};
+
+	rp_catalog_run("UPDATE replp2p.invites SET copied_at = pg_catalog.clock_timestamp()"
+				   " WHERE secret_hash = $1 AND copied_at IS NULL", SPI_OK_UPDATE, args, lengthof(args));
+}
+
+/* Has a member said that it is past joining? */
+static bool
+has_joined(RpNode *node, const P2pOrigin *origin)
+{
+	int			slot = rp_member_by_origin(node, origin);
+	bool		joined;
+
+	if (slot < 0)
+		return false;
+	SpinLockAcquire(&node->vector_lock);
+	joined = node->members[slot].heard_counter > 0 &&
+		node->members[slot].heard_phase != P2P_PHASE_JOINING;
+	SpinLockRelease(&node->vector_lock);
+	return joined;
+}
+
+/* Is somebody copying from here? */
+bool
+rp_join_is_served(RpNode *node, char name[NAMEDATALEN])
+{
+	RpCatalog	catalog;
+	uint64		n;
+	bool		served = false;
+
+	rp_catalog_open(&catalog);
+	LockRelationOid(rp_catalog_table("members"), ShareRowExclusiveLock);
+	n = rp_catalog_run("SELECT node_id, epoch, node_name FROM replp2p.invites"
+					   " JOIN replp2p.members ON public_key = used_by"
+					   " WHERE status = 'admitted' AND copied_at IS NULL", SPI_OK_SELECT, NULL, 0);
+	for (uint64 i = 0; i < n && !served; i++)
+	{
+		P2pOrigin	origin;
+
+		rp_column_bytes(i, 1, &origin.id, P2P_ID_SIZE);
+		origin.epoch = (uint32) DatumGetInt32(rp_column(i, 2));
+		rp_column_name(i, 3, name);
+		served = !has_joined(node, &origin);
+	}
+	rp_catalog_close(&catalog);
+	return served;
 }
 
 /* Does any invite say that the role has a loan? Between catalog open and close. */

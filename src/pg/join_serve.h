@@ -28,6 +28,12 @@ void		rp_serve_join(RpNode *node, const RpIdentity *me, bool check_only,
 						  StringInfo reply);
 
 /*
+ * Is somebody whom this node has admitted still copying from it? Then its name.
+ * Locks members until the transaction's end, so that nobody begins to.
+ */
+bool		rp_join_is_served(RpNode *node, char name[NAMEDATALEN]);
+
+/*
  * Take back the right to read that joiners were lent more than a day ago and
  * that they have not given back. In a transaction with write access.
  */

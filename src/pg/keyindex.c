@@ -16,7 +16,8 @@
  *
  * What a transaction deletes comes in after its commit: one that fails, and
  * is tried again later, must not beat anything meanwhile. Within itself it has no
- * use for it, since the later operation of one version wins.
+ * use for it, since the later operation of one version wins; nor has a group of transactions
+ * that commits at once, since a later one of the same origin wins.
  *
  * Keys are known by a 128-bit hash made with the hash functions of the key's
  * types, so that values which compare equal are one key whatever their bytes.
@@ -37,6 +38,7 @@
 #include "p2p_stamp.h"
 
 #include "changelog.h"
+#include "groupnote.h"
 #include "keyindex.h"
 #include "logpass.h"
 
@@ -200,10 +202,19 @@ rp_keyindex_put_truncate(Oid table, const RpSlotVersion *version)
 		entry->version = *version;
 }
 
-/* What the transaction at hand deletes; all of one version. */
-static struct
+/* Where in the arrays the deletes of one version end. */
+typedef struct DeleteRun
 {
 	RpSlotVersion version;
+	size_t		nkeys;
+	size_t		ntables;
+} DeleteRun;
+
+/* What the local transaction at hand deletes, version after version (there are several in a group). */
+static struct
+{
+	DeleteRun	runs[RP_GROUP_MAX];
+	int			nruns;
 	RpKeyHash  *keys;
 	size_t		nkeys;
 	size_t		max_keys;
@@ -226,12 +237,28 @@ array_extend(void *array, size_t n, size_t *max, size_t size)
 	return repalloc_huge(array, *max * size);
 }
 
+/* The array of keys or tables has got one more of this version. */
+static void
+run_extend(const RpSlotVersion *version)
+{
+	DeleteRun  *run = deletes.nruns == 0 ? NULL : &deletes.runs[deletes.nruns - 1];
+
+	if (run == NULL || run->version.seq != version->seq)
+	{
+		Assert(deletes.nruns < RP_GROUP_MAX);
+		run = &deletes.runs[deletes.nruns++];
+		run->version = *version;
+	}
+	run->nkeys = deletes.nkeys;
+	run->ntables = deletes.ntables;
+}
+
 void
 rp_keyindex_delete(RpKeyHash key, const RpSlotVersion *version)
 {
 	deletes.keys = array_extend(deletes.keys, deletes.nkeys, &deletes.max_keys, sizeof(RpKeyHash));
 	deletes.keys[deletes.nkeys++] = key;
-	deletes.version = *version;
+	run_extend(version);
 }
 
 void
@@ -239,7 +266,7 @@ rp_keyindex_truncate(Oid table, const RpSlotVersion *version)
 {
 	deletes.tables = array_extend(deletes.tables, deletes.ntables, &deletes.max_tables, sizeof(Oid));
 	deletes.tables[deletes.ntables++] = table;
-	deletes.version = *version;
+	run_extend(version);
 }
 
 void
@@ -247,10 +274,18 @@ rp_keyindex_commit(void)
 {
 	PG_TRY();
 	{
-		for (size_t i = 0; i < deletes.nkeys; i++)
-			rp_keyindex_put(deletes.keys[i], &deletes.version, false);
-		for (size_t i = 0; i < deletes.ntables; i++)
-			rp_keyindex_put_truncate(deletes.tables[i], &deletes.version);
+		size_t		key = 0;
+		size_t		table = 0;
+
+		for (int i = 0; i < deletes.nruns; i++)
+		{
+			const DeleteRun *run = &deletes.runs[i];
+
+			for (; key < run->nkeys; key++)
+				rp_keyindex_put(deletes.keys[key], &run->version, false);
+			for (; table < run->ntables; table++)
+				rp_keyindex_put_truncate(deletes.tables[table], &run->version);
+		}
 	}
 	PG_CATCH();
 	{
@@ -264,6 +299,7 @@ rp_keyindex_commit(void)
 void
 rp_keyindex_abort(void)
 {
+	deletes.nruns = 0;
 	deletes.nkeys = 0;
 	deletes.ntables = 0;
 	if (deletes.max_keys <= DELETES_KEPT)

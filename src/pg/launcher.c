@@ -444,6 +444,7 @@ rp_launcher_main(Datum unused)
 	MemoryContextSwitchTo(TopMemoryContext);
 	wards = MemoryContextAllocZero(TopMemoryContext, rp_shared->max_nodes * sizeof(Ward));
 	launcher_scan();
+	rp_shared->nodes_known = true;
 
 	for (;;)
 	{

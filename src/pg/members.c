@@ -37,6 +37,7 @@
 #include "catalog.h"
 #include "evict.h"
 #include "identity.h"
+#include "join_plan.h"
 #include "members.h"
 #include "settings.h"
 #include "shmem.h"
@@ -421,6 +422,8 @@ status_update(RpNode *node, RpNodeStatus status)
 {
 	RpCatalog	catalog;
 
+	if (status == RP_NODE_GONE)
+		rp_join_plan_drop();
 	rp_catalog_open(&catalog);
 	if (status == RP_NODE_GONE)
 		rows_delete();

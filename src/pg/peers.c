@@ -31,6 +31,7 @@
 
 #include "p2p_clock.h"
 #include "p2p_pace.h"
+#include "p2p_relay.h"
 
 /* States that a peer lacks are pushed no sooner than this after the last reply. */
 #define PUSH_DELAY_US 100000
@@ -479,7 +480,8 @@ poll_delay(RpPeers *peers, Peer *peer, const RpPullTaken *taken)
 	if (taken->batches == 0)
 		return link->replied_us - link->sent_us <
 			Min((int64) rp_poll_timeout_ms * 500, EMPTY_DELAY_US) ? EMPTY_DELAY_US : 0;
-	for (int slot = RP_SELF + 1; slot < RP_MAX_MEMBERS; slot++)
+	/* no more than the fan-out ask one peer for the same */
+	for (int slot = RP_SELF + 1; slot < RP_MAX_MEMBERS && pullers < P2P_FANOUT; slot++)
 		pullers += peers->peers[slot].linked ? 1 : 0;
 	p2p_pace_note(&peer->pace, link->replied_us, taken->transactions);
 	delay_us = p2p_pace_pull_delay(&peer->pace, link->replied_us, pullers,

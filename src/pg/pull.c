@@ -3,9 +3,11 @@
  *	  From a peer's reply to a durable change log.
  *
  * Per origin one log, of which this worker is the only writer, and a cursor that
- * says where its contiguous part ends. Each origin is planned for itself
- * (p2p_plan.h), and each peer is asked in one long poll for all origins that it
- * was chosen for.
+ * says where its contiguous part ends. Each origin is planned for itself, and each
+ * peer is asked in one long poll for all origins that it was chosen for: the
+ * relay that stands between the origin and this node (p2p_relay.h; groups of up
+ * to four have none) while it can be asked and keeps up with what the
+ * origin says of itself, else the origin, else the best relay (p2p_plan.h).
  *
  *	  reply -> parse -> known origin? -> the next one? -> signature, group, body
  *		-> continues the hash chain? -> append -> (all replies) -> fsync -> publish
@@ -46,8 +48,11 @@
 
 #include "p2p_member.h"
 #include "p2p_plan.h"
+#include "p2p_relay.h"
 
 #define PENALTY_US 5000000
+/* How long after its origin a relay may have something. */
+#define RELAY_PATIENCE_US 1000000
 /*
  * Bytes after which a peer adds no batch to its reply: together with one batch
  * more still under work_mem's default, beyond which the peer's server would
@@ -74,6 +79,8 @@ typedef struct PulledLog
 	bool		skip;			/* nothing more of it is taken from the reply at hand */
 
 	int			source;			/* slot of the peer that is asked for it, -1 = nobody */
+	bool		over_relay;		/* which is the relay between the origin and this node */
+	P2pRelayTrust trust;
 	int64		penalty_us[RP_MAX_MEMBERS]; /* monotonic, by peer: not asked until then */
 
 	bool		heard;			/* as a peer: stored is what it last said */
@@ -94,9 +101,10 @@ struct RpPull
 static void take_member(RpPull *pull, int slot);
 static void open_log(RpPull *pull, int slot);
 static void publish(RpPull *pull, int slot);
-static void announce(RpPull *pull);
+static void announce(RpPull *pull, const RpSlotSet *grown);
 static bool is_complete(const PulledLog *log);
 static P2pMemberLog member_log(const PulledLog *log);
+static int	choose_relay(RpPull *pull, int slot, const bool *reachable);
 static int	choose_source(RpPull *pull, int slot, const bool *reachable, const int64 *rtt_us);
 static bool take_batch(RpPull *pull, int peer, const P2pBlock *bytes, RpPullTaken *taken,
 					   char **error);
@@ -131,7 +139,8 @@ rp_pull_donor(RpPull *pull, const P2pId *donor)
 void
 rp_pull_refresh(RpPull *pull)
 {
-	bool		opened = false;
+	RpSlotSet	opened = {0};
+	bool		any = false;
 
 	LWLockAcquire(&pull->node->lock, LW_SHARED);
 	pull->nslots = pull->node->nmembers;
@@ -146,11 +155,12 @@ rp_pull_refresh(RpPull *pull)
 		{
 			log->source = -1;
 			open_log(pull, slot);
-			opened = true;
+			rp_slots_add(&opened, slot);
+			any = true;
 		}
 	}
-	if (opened)
-		announce(pull);
+	if (any)
+		announce(pull, &opened);
 }
 
 /* Copy what shared memory says of a member. Epochs start at 1: 0 stands for none. */
@@ -212,20 +222,41 @@ publish(RpPull *pull, int slot)
 	SpinLockRelease(&pull->node->vector_lock);
 }
 
-/* Wake whoever waits for what was published. */
+/* Wake whoever waits for what was published: more of these logs. */
 static void
-announce(RpPull *pull)
+announce(RpPull *pull, const RpSlotSet *grown)
 {
-	ConditionVariableBroadcast(&pull->node->stored_cv);
+	rp_pollers_wake(pull->node, grown);
 	rp_worker_wake(pull->node, RP_WORKER_APPLY);
 }
 
-/* Note what a member stores. */
+/* Note what a member stores; what it has of its own, a relay must bring soon. */
 void
 rp_pull_heard(RpPull *pull, int slot, const P2pVector *stored)
 {
-	pull->logs[slot].stored = *stored;
-	pull->logs[slot].heard = true;
+	PulledLog  *log = &pull->logs[slot];
+
+	log->stored = *stored;
+	log->heard = true;
+	if (log->over_relay)
+		p2p_relay_expect(&log->trust, p2p_vector_get(stored, &log->origin), log->cursor.seq,
+						 rp_monotonic_us());
+}
+
+/* Turn to the origins whose relays lag. */
+void
+rp_pull_watch(RpPull *pull)
+{
+	int64		now = rp_monotonic_us();
+
+	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
+	{
+		PulledLog  *log = &pull->logs[slot];
+
+		if (log->over_relay &&
+			p2p_relay_is_late(&log->trust, log->cursor.seq, now, RELAY_PATIENCE_US))
+			pull->stale_us = now;
+	}
 }
 
 /* Has the log all that there will ever be of its origin? */
@@ -270,14 +301,60 @@ rp_pull_plan(RpPull *pull, const bool *reachable)
 	{
 		PulledLog  *log = &pull->logs[slot];
 
-		log->source = log->writer == NULL || is_complete(log) ? -1 :
-			choose_source(pull, slot, reachable, rtt_us);
+		log->source = -1;
+		log->over_relay = false;
+		if (log->writer == NULL || is_complete(log))
+			continue;
+		log->source = choose_relay(pull, slot, reachable);
+		log->over_relay = log->source >= 0;
+		if (log->over_relay)
+			continue;
+		p2p_relay_forget(&log->trust);
+		log->source = choose_source(pull, slot, reachable, rtt_us);
 	}
 
 	SpinLockAcquire(&pull->node->vector_lock);
 	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
 		pull->node->members[slot].pull_source = pull->logs[slot].source;
 	SpinLockRelease(&pull->node->vector_lock);
+}
+
+/* Plan anew at this time, or before. */
+static void
+plan_again_by(RpPull *pull, int64 at_us)
+{
+	pull->stale_us = pull->stale_us == 0 ? at_us : Min(pull->stale_us, at_us);
+}
+
+/* Return the slot of the relay between an origin and this node, -1 = there is none, or none to be asked now. */
+static int
+choose_relay(RpPull *pull, int slot, const bool *reachable)
+{
+	const PulledLog *log = &pull->logs[slot];
+	int64		now = rp_monotonic_us();
+	P2pOrigin	members[RP_MAX_MEMBERS];
+	int			slots[RP_MAX_MEMBERS];
+	uint32		n = 0;
+	uint32		relay;
+
+	if (!reachable[slot] || rp_node_status(pull->node) != RP_NODE_ACTIVE)
+		return -1;
+	members[n] = pull->me->self;
+	slots[n++] = RP_SELF;
+	for (int peer = RP_SELF + 1; peer < pull->nslots; peer++)
+	{
+		if (pull->logs[peer].writer == NULL || pull->logs[peer].left)
+			continue;
+		members[n] = pull->logs[peer].origin;
+		slots[n++] = peer;
+	}
+	if (!p2p_relay_find(members, n, &pull->me->self, &log->origin, P2P_FANOUT, &relay) ||
+		!reachable[slots[relay]] || log->penalty_us[slots[relay]] > now)
+		return -1;
+	if (p2p_relay_is_trusted(&log->trust, now))
+		return slots[relay];
+	plan_again_by(pull, log->trust.avoid_until_us);
+	return -1;
 }
 
 /* Return the slot of the peer to ask for one origin, -1 = nobody; notes when a penalty ends. */
@@ -305,7 +382,7 @@ choose_source(RpPull *pull, int slot, const bool *reachable, const int64 *rtt_us
 			continue;
 		if (until > now)
 		{
-			pull->stale_us = pull->stale_us == 0 ? until : Min(pull->stale_us, until);
+			plan_again_by(pull, until);
 			continue;
 		}
 		peers[n].origin = other->origin;
@@ -530,6 +607,7 @@ rp_pull_refused(RpPull *pull, int peer, const char *text)
 void
 rp_pull_commit(RpPull *pull)
 {
+	RpSlotSet	grown = {0};
 	bool		any = false;
 
 	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
@@ -544,10 +622,11 @@ rp_pull_commit(RpPull *pull)
 		pg_atomic_fetch_add_u64(&pull->node->stats.log_syncs, 1);
 		RP_CRASH_POINT("gossip_after_sync");
 		publish(pull, slot);
+		rp_slots_add(&grown, slot);
 		any = true;
 	}
 	if (any)
-		announce(pull);
+		announce(pull, &grown);
 }
 
 /*
@@ -561,6 +640,7 @@ rp_pull_repair(RpPull *pull)
 	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
 	{
 		PulledLog  *log = &pull->logs[slot];
+		RpSlotSet	reopened = {0};
 
 		if (log->writer == NULL || !rp_log_is_suspect(MyDatabaseId, &log->origin))
 			continue;
@@ -572,6 +652,7 @@ rp_pull_repair(RpPull *pull)
 		log->writer = NULL;
 		open_log(pull, slot);
 		pull->stale_us = rp_monotonic_us();
-		announce(pull);
+		rp_slots_add(&reopened, slot);
+		announce(pull, &reopened);
 	}
 }

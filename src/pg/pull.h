@@ -28,6 +28,8 @@ void		rp_pull_refresh(RpPull *pull);
 void		rp_pull_donor(RpPull *pull, const P2pId *donor);
 /* A member has said what it stores. */
 void		rp_pull_heard(RpPull *pull, int slot, const P2pVector *stored);
+/* Does a relay lag behind what its origin says of itself? Then the plan becomes stale. */
+void		rp_pull_watch(RpPull *pull);
 /* Plan who is asked for what. reachable: by slot. */
 void		rp_pull_plan(RpPull *pull, const bool *reachable);
 /* Append the PULL that is due to the peer in slot; false: it has nothing that we want. */

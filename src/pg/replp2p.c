@@ -20,6 +20,7 @@
 
 #include "compat.h"
 #include "deletes.h"
+#include "join_plan.h"
 #include "settings.h"
 #include "worker.h"
 
@@ -50,6 +51,7 @@ _PG_init(void)
 	rp_launcher_register();
 	rp_deletes_install();
 	rp_drops_install();
+	rp_join_guard_install();
 }
 
 /* Add up what the nodes of this cluster need, that of this database included. */

@@ -16,7 +16,7 @@
  *
  * While waiting the backend holds no snapshot and no lock but its virtual xid
  * (exchange.c sees to that); it notices interrupts, a closed connection and the
- * postmaster's death. Waking: the writer of a log broadcasts stored_cv; so does who
+ * postmaster's death. Waking (pollers.c): the writer of a log that is waited for, and who
  * wants the database for himself (drops.c).
  *
  * A reader per log stays open between requests, at the place where the last reply
@@ -27,7 +27,7 @@
 
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "storage/condition_variable.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -35,6 +35,7 @@
 #include "changelog.h"
 #include "exchange.h"
 #include "monotonic.h"
+#include "pollers.h"
 #include "serve.h"
 #include "states.h"
 #include "worker.h"
@@ -76,6 +77,7 @@ static int	nserved = 0;
 static int	known_wants(RpNode *node, const P2pPull *pull, ServedWant *wants);
 static ServedLog *served_log(const P2pOrigin *origin);
 static void wait_for_news(RpNode *node, const ServedWant *wants, int n, uint32 wait_ms);
+static void stop_waiting(int code, Datum number);
 static bool any_news(RpNode *node, const ServedWant *wants, int n);
 static bool wait_for_client(long timeout_ms);
 static void read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo reply);
@@ -187,29 +189,44 @@ served_log(const P2pOrigin *origin)
 	return log;
 }
 
-/*
- * Wait until one of the wants can be served, or wait_ms are over, or the client
- * has gone. ConditionVariableTimedSleep with no time to sleep queues us again
- * after a broadcast; its own wait would not notice the client.
- */
+/* Wait until one of the wants can be served, or wait_ms are over, or the client has gone. */
 static void
 wait_for_news(RpNode *node, const ServedWant *wants, int n, uint32 wait_ms)
 {
 	int64		until = rp_monotonic_us() + (int64) wait_ms * 1000;
+	RpSlotSet	slots = {0};
+	int			number;
 
 	if (wait_ms == 0 || any_news(node, wants, n))
 		return;
 	rp_exchange_let_go();
-	ConditionVariablePrepareToSleep(&node->stored_cv);
-	while (!any_news(node, wants, n) && !rp_workers_are_stopped(node))
+	for (int i = 0; i < n; i++)
+		rp_slots_add(&slots, wants[i].slot);
+	number = rp_poller_enter(node, &slots);
+	if (number < 0)
+		return;					/* the peer asks again before long */
+	PG_ENSURE_ERROR_CLEANUP(stop_waiting, Int32GetDatum(number));
 	{
-		int64		left_us = until - rp_monotonic_us();
+		for (;;)
+		{
+			int64		left_us = until - rp_monotonic_us();
 
-		if (left_us <= 0 || !wait_for_client((long) ((left_us + 999) / 1000)))
-			break;
-		(void) ConditionVariableTimedSleep(&node->stored_cv, 0, PG_WAIT_EXTENSION);
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+			if (any_news(node, wants, n) || rp_workers_are_stopped(node) || left_us <= 0 ||
+				!wait_for_client((long) ((left_us + 999) / 1000)))
+				break;
+		}
 	}
-	ConditionVariableCancelSleep();
+	PG_END_ENSURE_ERROR_CLEANUP(stop_waiting, Int32GetDatum(number));
+	rp_poller_leave(node, number);
+}
+
+/* An ERROR, or the end of this backend, while it waits. */
+static void
+stop_waiting(int code, Datum number)
+{
+	rp_poller_leave(rp_node_find(MyDatabaseId), DatumGetInt32(number));
 }
 
 /* Is there, of any wanted origin, more than the peer has? */

@@ -29,6 +29,8 @@ int			rp_connect_timeout_s = 5;
 int			rp_dead_after_s = 10;
 int			rp_handler_timeout_ms = 1000;
 int			rp_sibling_warning = 100;
+int			rp_join_workers = 2;
+int			rp_join_work_mem_kb = 256 * 1024;
 char	   *rp_unreachable_peers = NULL;
 char	   *rp_crash_point = NULL;
 bool		rp_raw_stamps = false;
@@ -83,6 +85,12 @@ static const IntSetting int_settings[] = {
 	{"replp2p.sibling_warning",
 		"Warns in the server's log when a row has more siblings than this; 0 never does.",
 	&rp_sibling_warning, 0, INT_MAX, 0},
+	{"replp2p.join_workers",
+		"How many processes copy tables at the same time while this node joins.",
+	&rp_join_workers, 1, RP_JOIN_WORKERS_LIMIT, 0},
+	{"replp2p.join_work_mem",
+		"Memory for making an index while this node joins.",
+	&rp_join_work_mem_kb, 1024, MAX_KILOBYTES, GUC_UNIT_KB},
 };
 
 /* Define one reloadable whole number. */

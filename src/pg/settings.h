@@ -22,9 +22,13 @@ extern int	rp_connect_timeout_s;		/* sighup; default 5 */
 extern int	rp_dead_after_s;			/* sighup; a member unheard of for so long is unreachable, default 10 */
 extern int	rp_handler_timeout_ms;		/* sighup; one call of a custom handler, default 1000 */
 extern int	rp_sibling_warning;			/* sighup; siblings of one row, 0 = never, default 100 */
+extern int	rp_join_workers;			/* sighup; processes that copy at the same time in a join, default 2 */
+extern int	rp_join_work_mem_kb;		/* sighup; memory of each index that a join makes, default 256 MB */
 extern char *rp_unreachable_peers;		/* sighup; comma-separated names: drill, link cut both ways */
 extern char *rp_crash_point;			/* only with RP_CRASH_POINTS: see crashpoint.h */
 extern bool rp_raw_stamps;				/* only with RP_CRASH_POINTS: stamps that diverge */
+
+#define RP_JOIN_WORKERS_LIMIT 32
 
 /* Define them all; called by _PG_init. */
 void		rp_settings_define(void);

@@ -118,7 +118,6 @@ node_init(RpNode *node, int tranche)
 	LWLockInitialize(&node->lock, tranche);
 	SpinLockInit(&node->vector_lock);
 	ConditionVariableInit(&node->captured_cv);
-	ConditionVariableInit(&node->stored_cv);
 	ConditionVariableInit(&node->applied_cv);
 	ConditionVariableInit(&node->status_cv);
 	pg_atomic_init_u64(&node->wanted_generation, 0);

@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "conflict_counts.h"
+#include "pollers.h"
 #include "p2p_message.h"
 #include "p2p_vector.h"
 
@@ -57,6 +58,8 @@ typedef enum RpNodeStatus
 	RP_NODE_GONE,				/* catalog rows are deleted; the launcher sweeps */
 	RP_NODE_EVICTED				/* and has heard of it: its changes stay here, nothing comes */
 } RpNodeStatus;
+
+#define RP_SNAPSHOT_NAME_SIZE 64
 
 typedef enum RpMemberStatus
 {
@@ -128,6 +131,7 @@ typedef struct RpMember
 	TimestampTz apply_error_at;
 	int64		apply_errors;
 	int64		transactions_applied;
+	int64		commits_applied;	/* local ones that brought them */
 	int64		changes_applied;
 	int64		conflicts;
 
@@ -245,20 +249,26 @@ typedef struct RpNode
 	pg_atomic_uint64 handler_changes;
 	pg_atomic_uint64 handlers_settled;
 
-	/* Broadcast after: captured_lsn moved | some stored_seq moved | some applied_seq moved | status or members changed. */
+	/* Broadcast after: captured_lsn moved | some applied_seq moved | status or members changed. */
 	ConditionVariable captured_cv;
-	ConditionVariable stored_cv;
 	ConditionVariable applied_cv;
 	ConditionVariable status_cv;
 
-	/* stat_join. Writer: join worker. Lock: RpNode.lock. */
+	RpPollers	pollers;		/* who waits for some stored_seq; see there */
+
+	/* stat_join, and what copiers need. Writers: join worker, copiers. Lock: RpNode.lock. */
 	struct
 	{
 		char		phase[32];
 		int64		tables_total;
 		int64		tables_processed;
-		int64		rows_processed;
+		int64		indexes_total;
+		int64		indexes_processed;
+		int64		bytes_total;	/* of tables at the sponsor */
 		int64		bytes_processed;
+		int64		rows_processed;
+		char		snapshot[RP_SNAPSHOT_NAME_SIZE];	/* of the donor, exported */
+		P2pStamp	stamp;		/* no row in it has a greater one */
 		TimestampTz started_at;
 		char		waits_for[128];
 		char		last_error[RP_ERROR_TEXT_SIZE];
@@ -279,6 +289,7 @@ typedef struct RpShared
 	LWLock		lock;
 	Latch	   *launcher_latch; /* NULL = not running. Lock: lock. */
 	pid_t		launcher_pid;
+	bool		nodes_known;	/* the launcher has looked through the data directory. Writer: launcher */
 	int			max_nodes;
 	RpNode		nodes[FLEXIBLE_ARRAY_MEMBER];
 } RpShared;

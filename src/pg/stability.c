@@ -215,8 +215,9 @@ copy_stable(RpNode *node, StableSeqs *stable)
 {
 	LWLockAcquire(&node->lock, LW_SHARED);
 	stable->nslots = node->nmembers;
+	/* before the copy is complete nobody knows what its rows require */
+	stable->copies_stable = node->status != RP_NODE_JOINING;
 	LWLockRelease(&node->lock);
-	stable->copies_stable = true;
 	SpinLockAcquire(&node->vector_lock);
 	for (int slot = 0; slot < stable->nslots; slot++)
 	{

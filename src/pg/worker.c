@@ -152,14 +152,14 @@ worker_enter(RpNode *node, RpWorkerKind kind)
 
 /* Pin the settings and show the name in pg_stat_activity. */
 static void
-worker_pin_settings(RpWorkerKind kind)
+worker_pin_settings(const char *role)
 {
 	char		name[NAMEDATALEN];
 
 	for (size_t i = 0; i < lengthof(pinned_settings); i++)
 		SetConfigOption(pinned_settings[i].name, pinned_settings[i].value,
 						PGC_SUSET, PGC_S_OVERRIDE);
-	snprintf(name, sizeof(name), "replp2p %s", rp_worker_name(kind));
+	snprintf(name, sizeof(name), "replp2p %s", role);
 	SetConfigOption("application_name", name, PGC_USERSET, PGC_S_OVERRIDE);
 }
 
@@ -183,7 +183,7 @@ rp_worker_open_in(Oid dboid, RpWorkerKind kind, Oid connect_to)
 
 	BackgroundWorkerInitializeConnectionByOid(connect_to, InvalidOid,
 											  connect_to == dboid ? 0 : BGWORKER_BYPASS_ALLOWCONN);
-	worker_pin_settings(kind);
+	worker_pin_settings(rp_worker_name(kind));
 	return node;
 }
 
@@ -192,6 +192,24 @@ RpNode *
 rp_worker_open(Datum dboid, RpWorkerKind kind)
 {
 	return rp_worker_open_in(DatumGetObjectId(dboid), kind, DatumGetObjectId(dboid));
+}
+
+/* Open a process beside a worker: whoever started it sees to its end. */
+RpNode *
+rp_worker_open_helper(Oid dboid, const char *role)
+{
+	RpNode	   *node;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	node = rp_node_find(dboid);
+	if (node == NULL)
+		proc_exit(0);
+	rp_in_worker = true;
+	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
+	worker_pin_settings(role);
+	return node;
 }
 
 /* Look whether to go on: postmaster, interrupts, stop, reload. */
@@ -280,7 +298,7 @@ rp_workers_stop_and_wait(Oid dboid)
 		return;
 	workers_set_stop(node, true);
 	/* backends that serve a long poll */
-	ConditionVariableBroadcast(&node->stored_cv);
+	rp_pollers_wake(node, NULL);
 	ConditionVariablePrepareToSleep(&node->status_cv);
 	while (rp_workers_push_out(node, TimestampDifferenceExceeds(start, GetCurrentTimestamp(),
 																STOP_GRACE_MS)))

@@ -17,6 +17,8 @@
  * Returns the node. Leaves quietly (exit 0) if the node is gone.
  */
 RpNode	   *rp_worker_open(Datum dboid, RpWorkerKind kind);
+/* The same for a process beside a worker, which has no slot; `role` shows in application_name. */
+RpNode	   *rp_worker_open_helper(Oid dboid, const char *role);
 /* The same for the sweep worker, which may have to connect elsewhere because dboid is dropped. */
 RpNode	   *rp_worker_open_in(Oid dboid, RpWorkerKind kind, Oid connect_to);
 /* Wait on the latch, up to timeout_ms; leaves at the postmaster's death; handles interrupts, reload, stop. */
@@ -31,6 +33,8 @@ PGDLLEXPORT void rp_gossip_main(Datum dboid);
 PGDLLEXPORT void rp_apply_main(Datum dboid);
 PGDLLEXPORT void rp_join_main(Datum dboid);
 PGDLLEXPORT void rp_sweep_main(Datum dboid);
+/* Registered by the join worker. */
+PGDLLEXPORT void rp_copier_main(Datum dboid);
 
 /* A database's folder is renamed with this behind before it is removed. */
 #define RP_REMOVED_SUFFIX ".removed"

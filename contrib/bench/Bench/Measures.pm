@@ -243,8 +243,9 @@ sub latency_at
 {
 	my ($group, $size, $found, $rate, $name) = @_;
 	my $seconds = int($size->{probes} * 0.03) + 2;
-	my $watch = Bench::Watch->new($group->{system}, $group->{origin});
-	my $pgbench = Bench::Load::pgbench_start($group, $group->{origin}, '-f', Bench::Load::script($group), '-c', 2,
+	my ($origin, $receiver) = ($group->{origin}, $group->{receivers}[0]);
+	my $watch = Bench::Watch->new($group->{system}, $origin, $receiver);
+	my $pgbench = Bench::Load::pgbench_start($group, $origin, '-f', Bench::Load::script($group), '-c', 2,
 		'-R', $rate, '-T', $seconds);
 
 	sleep 1;
@@ -257,7 +258,8 @@ sub latency_at
 	Bench::Load::caught_up($group);
 	$watch->end;
 	$found->($name, "p$_", 'ms', Bench::Load::percentile($_, @ms)) foreach 50, 95, 99;
-	report_cpu($found, "$name, origin cpu", 'us/tx', $watch->cpu($group->{origin}{name}), $count);
+	report_cpu($found, "$name, origin cpu", 'us/tx', $watch->cpu($origin->{name}), $count);
+	report_cpu($found, "$name, receiver cpu", 'us/tx', $watch->cpu($receiver->{name}), $count);
 }
 
 # Each worker's share of the machine's memory at the end of all this, and what of it is its own.

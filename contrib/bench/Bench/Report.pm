@@ -97,7 +97,8 @@ our @SECTIONS = (
 		'drain, TPC-B, received', 'drain, one row, receiver cpu', 'drain, TPC-B, receiver cpu',
 		'drain, one row, received, receiver cpu', 'drain, TPC-B, received, receiver cpu',
 		'drain, one row, until the first', 'drain, TPC-B, until the first', 'drain, one row, origin cpu', 'drain, TPC-B, origin cpu', 'bulk visible' ],
-	[ 'Commit to visible', 'latency', 'latency, half load', 'latency, half load, origin cpu' ],
+	[ 'Commit to visible', 'latency', 'latency, half load', 'latency, half load, origin cpu',
+		'latency, receiver cpu' ],
 	[ 'Foreground', 'foreground', 'foreground client cpu', 'foreground origin cpu', 'foreground lag at end', 'client cpu' ],
 	[ 'Join', 'join', 'join, rate', 'join cpu' ],
 	[ 'Bytes', 'wire', 'wire, origin', 'idle wire, origin', 'disk, origin', 'disk, receiver' ],
@@ -124,8 +125,8 @@ sub lines
 		foreach my $role (uniq(map { $_->[1] } grep { $_->[4] == $peers } @values))
 		{
 			my @found = map { $self->median($measure, $role, $_, $peers) } @systems;
-			# launchers sleep
-			next unless grep { defined && $_ >= 0.005 } @found;
+			# roles that have done nothing
+			next if $role ne '' && !grep { defined && $_ >= 0.05 } @found;
 			my $base = $found[0] // $self->median($compared, $role, $systems[0], $peers);
 			my @ratios = map { $base && defined ? sprintf('%.2f', $_ / $base) : '-' } @found[ 1 .. $#found ];
 			push @lines, [ $measure, $role, $peers, $unit{"$peers $role"}, (map { number($_) } @found), @ratios ];

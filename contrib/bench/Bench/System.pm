@@ -15,7 +15,7 @@ use File::Basename qw(basename dirname);
 sub load
 {
 	my ($class, $named) = @_;
-	my $path = $named =~ m{/} ? $named : dirname(__FILE__) . "/../systems/$named.pm";
+	my $path = $named =~ m{/|\.pm$} ? $named : dirname(__FILE__) . "/../systems/$named.pm";
 	my $name = basename($path, '.pm');
 
 	die "there is no driver $path\n" unless -f $path;

@@ -4,9 +4,7 @@ package System::native_streaming;
 use strict;
 use warnings;
 
-use File::Basename qw(dirname);
-
-require(dirname(__FILE__) . '/native.pm');
+Bench::System->load('native');
 our @ISA = ('System::native');
 
 sub options { return 'streaming = on' }
