@@ -231,8 +231,8 @@ group_find(bool in_group[MAX_NODES])
 }
 
 /*
- * What users do in the end: wipe what cannot go on (a joiner whose sponsor is
- * gone; one that is active, but whom nobody knows, as its admission was lost with
+ * What users do in the end: wipe what cannot go on (a joiner whose sponsor was
+ * evicted; one that is active, but whom nobody knows, as its admission was lost with
  * its sponsor; a node that is evicted and reaches nobody), end a leave that all
  * have taken note of, and evict what was wiped.
  */
@@ -262,8 +262,8 @@ evict_operate(bool patient)
 		if (patient || !node->up)
 			continue;
 		if ((node->status == STATUS_JOINING || node->status == STATUS_CATCHUP) &&
-			world.nodes[node->join.sponsor].status >= STATUS_GONE)
-			evict_hear(node, "wiped, as its sponsor is gone");
+			world.nodes[node->join.sponsor].status >= STATUS_GONE && is_evicted(node->join.sponsor))
+			evict_hear(node, "wiped, as its sponsor was evicted");
 		else if (node->status == STATUS_LEAVING && left)
 		{
 			/* it waits for one that was evicted meanwhile: leave_group(force => true) */

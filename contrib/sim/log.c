@@ -226,7 +226,7 @@ relay_of(Node *node, uint32_t origin)
 		return NONE;
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
-		if (node->shared.members[i] != MEMBER_ADMITTED)
+		if (node->shared.catalog.members[i] != MEMBER_ADMITTED)
 			continue;
 		members[n] = world.origins[i];
 		nodes[n++] = (uint8_t) i;

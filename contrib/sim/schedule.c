@@ -275,12 +275,12 @@ lame_join_make(Random *r)
 	if (random_chance(r, 40))
 		pause->deleted = true;
 	trims_late(r, join->node, join->tick);
-	if (random_chance(r, 30))
+	if (random_chance(r, 60))
 	{
 		Event	   *leave = event_add(r, EVENT_LEAVE);
 
 		leave->node = join->node;
-		leave->tick = join->tick + 300 + random_below(r, 1000);
+		leave->tick = join->tick + 300 + random_below(r, 2000);
 	}
 }
 
