@@ -55,6 +55,7 @@
 #include "barrier.h"
 #include "crashpoint.h"
 #include "displaced.h"
+#include "evict.h"
 #include "keyset.h"
 #include "members.h"
 #include "monotonic.h"
@@ -84,6 +85,8 @@ typedef struct ApplyOrigin
 	uint64		applied_seq;	/* this worker is its only writer */
 	int			retry_ms;
 	int64		retry_us;		/* monotonic: not before this; 0 = no error */
+	P2pVector  *deps;			/* of the next transaction of an evicted one, while it waits; or NULL */
+	uint64		deps_seq;		/* which one that is */
 	uint64		alone_until;	/* no groups up to this seq */
 	uint64		careful_until;	/* no runs, either */
 	uint64		alone;			/* so many were to be applied singly after the last failure of a group */
@@ -137,6 +140,8 @@ static void undo(int slot);
 static void group_failed(int slot);
 static void transaction_failed(int slot);
 static void state_set(int slot, RpApplyState state);
+static void deps_note(int slot, uint64 seq, const P2pVector *deps);
+static void evicted_settle(void);
 static void handlers_settle(void);
 static bool follow_up(void);
 static void housekeeping(void);
@@ -179,11 +184,14 @@ rp_apply_main(Datum dboid)
 
 		rp_worker_check(node, RP_WORKER_APPLY);
 		members_refresh();
+		if (rp_node_status(node) == RP_NODE_EVICTED)
+			proc_exit(0);		/* nothing is applied here any more */
 		wake_us = 0;
 		for (int slot = 1; slot < node->nmembers; slot++)
 			progress |= turn(slot);
 		listening_set();
 		progress |= follow_up();
+		evicted_settle();
 		handlers_settle();
 		housekeeping();
 		stats_report();
@@ -298,6 +306,8 @@ wait_until_ready(void)
 		SpinLockRelease(&node->vector_lock);
 		if (ready)
 			return;
+		if (status == RP_NODE_EVICTED)
+			proc_exit(0);
 		rp_worker_wait(node, RP_WORKER_APPLY, HELD_RECHECK_MS, PG_WAIT_EXTENSION);
 	}
 }
@@ -403,7 +413,11 @@ apply_next(int slot)
 		RpApplyState state;
 
 		if (!next_is_ready(slot, origins[slot].applied_seq, &begin, &deps, &state))
+		{
 			state_set(slot, state);
+			if (state == RP_APPLY_WAITING)
+				deps_note(slot, begin.seq, deps);
+		}
 		else
 		{
 			state_set(slot, RP_APPLY_APPLYING);
@@ -815,6 +829,43 @@ transaction_failed(int slot)
 	member->apply_errors++;
 	SpinLockRelease(&node->vector_lock);
 	FreeErrorData(error);
+}
+
+/* Remember what the next transaction of an evicted member waits for: it may be for ever. */
+static void
+deps_note(int slot, uint64 seq, const P2pVector *deps)
+{
+	ApplyOrigin *origin = &origins[slot];
+
+	if (node->members[slot].status != RP_MEMBER_EVICTED)
+		return;
+	if (origin->deps == NULL)
+		origin->deps = MemoryContextAlloc(TopMemoryContext, sizeof(P2pVector));
+	*origin->deps = *deps;
+	origin->deps_seq = seq;
+}
+
+/* If members are evicted: is all applied of them that ever will be? */
+static void
+evicted_settle(void)
+{
+	uint64		applied[RP_MAX_MEMBERS];
+	const P2pVector *deps[RP_MAX_MEMBERS];
+
+	if (!node->any_evicted || node->settled_generation == known_generation)
+		return;
+	for (int slot = 0; slot < RP_MAX_MEMBERS; slot++)
+	{
+		const ApplyOrigin *origin = &origins[slot];
+
+		applied[slot] = origin->applied_seq;
+		deps[slot] = origin->deps_seq == origin->applied_seq + 1 ? origin->deps : NULL;
+	}
+	if (!rp_evict_settle(node, applied, deps))
+	{
+		commits_publish();		/* what is applied counts once capture has read it */
+		wake_by(rp_monotonic_us() + SETTLE_INTERVAL_MS * INT64CONST(1000));
+	}
 }
 
 /* While a change of conflict handlers is not settled, look again now and then. */

@@ -36,7 +36,8 @@
  * the donor: a change that is concurrent with it may have reached that member,
  * but not the copy. The donor keeps it until this node acks (states.c).
  *
- * A member that left is pulled up to its last seq, from whomever has it.
+ * A member that left, or was evicted, is pulled up to its last seq, from whomever has
+ * it; the latter never from itself (evict.c).
  */
 #include "postgres.h"
 
@@ -187,7 +188,8 @@ take_member(RpPull *pull, int slot)
 		log->origin = member->origin;
 		strlcpy(log->name, member->name, sizeof(log->name));
 		memcpy(log->public_key, member->public_key, sizeof(log->public_key));
-		log->left = member->status == RP_MEMBER_LEFT;
+		log->left = member->status == RP_MEMBER_LEFT ||
+			(member->status == RP_MEMBER_EVICTED && pull->node->cuts_known);
 		log->left_seq = member->left_seq;
 		SpinLockAcquire(&pull->node->vector_lock);
 		log->required_seq = member->required_seq;
