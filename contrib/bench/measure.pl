@@ -34,8 +34,8 @@ my @ALL = ((map { $_->[0] } @MEASURES), 'join', 'multi');
 
 my %option = (
 	systems => 'native,pglogical,replp2p', peers => '1,2,4,8', measures => join(',', @ALL));
-GetOptions(\%option, 'work=s', 'bin=s', 'old-bin=s', 'systems=s', 'peers=s', 'measures=s', 'rounds=i', 'limit=i', 'join-mb=i', 'quick',
-	'packages=i', 'profile') && !@ARGV
+GetOptions(\%option, 'work=s', 'bin=s', 'old-bin=s', 'systems=s', 'peers=s', 'measures=s', 'rounds=i',
+	'limit=i', 'join-mb=i', 'quick', 'packages=i', 'profile') && !@ARGV
 	or die "see contrib/bench/run\n";
 
 my %size = %{ $Bench::Measures::SIZE{ $option{quick} ? 'quick' : 'whole' } };
@@ -287,7 +287,8 @@ if ($option{profile})
 foreach my $count (@peers)
 {
 	next if buffers_mb($count) == 512;
-	print STDERR sprintf("with %d receivers each has %d MB of shared buffers instead of 512\n", $count, buffers_mb($count));
+	print STDERR sprintf("with %d receivers each has %d MB of shared buffers instead of 512\n", $count,
+		buffers_mb($count));
 }
 foreach my $round (1 .. $rounds)
 {

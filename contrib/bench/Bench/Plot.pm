@@ -185,7 +185,8 @@ sub bars
 		my $value = $value{$system};
 		my $length = ($width - $NAMES - 60) * ($value // 0) / $greatest;
 		$out .= text($x, $y + 12, $system, size => 11, colour => $colour{$system}, weight => 'bold');
-		$out .= sprintf qq{<rect x="%.1f" y="%.1f" width="%.1f" height="14" fill="%s"/>\n}, $x + $NAMES, $y, $length, $colour{$system};
+		$out .= sprintf qq{<rect x="%.1f" y="%.1f" width="%.1f" height="14" fill="%s"/>\n}, $x + $NAMES, $y,
+			$length, $colour{$system};
 		$out .= text($x + $NAMES + 5 + $length, $y + 12, Bench::Report::number($value), size => 11);
 		$y += 18;
 	}
@@ -201,7 +202,8 @@ sub write
 	my $half = ($WIDTH - 2 * $MARGIN) / 2;
 	my $third = ($WIDTH - 2 * $MARGIN) / 3;
 
-	my @charts = grep { $_ ne '' } map { chart($report, $CHARTS[$_], $MARGIN + $_ * $half, $y, $half - 10, 320, @systems) } 0, 1;
+	my @charts = grep { $_ ne '' }
+		map { chart($report, $CHARTS[$_], $MARGIN + $_ * $half, $y, $half - 10, 320, @systems) } 0, 1;
 	$body .= join '', @charts;
 	$y += 340 if @charts;
 	foreach my $bars (@BARS)
