@@ -34,8 +34,8 @@ my @ALL = ((map { $_->[0] } @MEASURES), 'join', 'multi');
 
 my %option = (
 	systems => 'native,pglogical,replp2p', peers => '1,2,4,8', measures => join(',', @ALL));
-GetOptions(\%option, 'work=s', 'bin=s', 'systems=s', 'peers=s', 'measures=s', 'rounds=i', 'limit=i', 'join-mb=i', 'quick',
-	'packages=i', 'profile') && !@ARGV
+GetOptions(\%option, 'work=s', 'bin=s', 'old-bin=s', 'systems=s', 'peers=s', 'measures=s', 'rounds=i',
+	'limit=i', 'join-mb=i', 'quick', 'packages=i', 'profile') && !@ARGV
 	or die "see contrib/bench/run\n";
 
 my %size = %{ $Bench::Measures::SIZE{ $option{quick} ? 'quick' : 'whole' } };
@@ -43,7 +43,7 @@ my $rounds = $option{rounds} // ($option{quick} ? 1 : 3);
 my %wanted = map { $_ => 1 } split /,/, $option{measures};
 my @peers = split /,/, $option{peers};
 $size{join_mb} = $option{'join-mb'} if $option{'join-mb'};
-$Bench::Cluster::LIMIT = $option{limit} // ($option{quick} ? 60 : 300);
+$Bench::Cluster::LIMIT = $option{limit} // ($option{quick} ? 60 : 600);
 
 foreach my $name (keys %wanted)
 {
@@ -51,6 +51,7 @@ foreach my $name (keys %wanted)
 }
 die "--peers: a number of receivers is 1 to 16\n" if !@peers || grep { !/^\d+$/ || $_ < 1 || $_ > 16 } @peers;
 
+($Bench::System::BIN, $Bench::System::OLD_BIN) = @option{ 'bin', 'old-bin' };
 my @systems = map { Bench::System->load($_) } split /,/, $option{systems};
 if ($option{packages})
 {
@@ -85,8 +86,8 @@ sub buffers_mb
 sub cluster_make
 {
 	my ($system, $name, %more) = @_;
-	return Bench::Cluster->make(name => $name, work => $option{work}, bin => $option{bin},
-		folder => join('-', 'data', $system->name, $name), preload => $system->preload, conf => $system->conf($option{bin}),
+	return Bench::Cluster->make(name => $name, work => $option{work}, bin => $system->bin,
+		folder => join('-', 'data', $system->name, $name), preload => $system->preload, conf => $system->conf,
 		buffers_mb => 512, %more);
 }
 
@@ -138,6 +139,7 @@ sub group_mesh
 	return $group;
 }
 
+# A cluster that is full and stopped.
 sub fill
 {
 	my $cluster = cluster_make($none, 'filled');
@@ -147,6 +149,8 @@ sub fill
 	$cluster->{session}->query($Bench::Cluster::TABLES);
 	Bench::Measures::join_data($cluster, $size{join_mb});
 	$cluster->stop('fast');
+	# gigabytes of WAL that nobody needs would be copied each time
+	$cluster->run("$option{bin}/pg_resetwal", $cluster->{data});
 	return $cluster;
 }
 
@@ -252,9 +256,9 @@ sub round_run
 # Leave out a system whose extension the server hasn't.
 sub systems_there
 {
-	chomp(my $share = `'$option{bin}/pg_config' --sharedir`);
 	foreach my $system (splice @systems)
 	{
+		chomp(my $share = `'${\$system->bin}/pg_config' --sharedir`);
 		my $extension = $system->extension;
 		if (!defined $extension || -e "$share/extension/$extension.control")
 		{
@@ -283,7 +287,8 @@ if ($option{profile})
 foreach my $count (@peers)
 {
 	next if buffers_mb($count) == 512;
-	print STDERR sprintf("with %d receivers each has %d MB of shared buffers instead of 512\n", $count, buffers_mb($count));
+	print STDERR sprintf("with %d receivers each has %d MB of shared buffers instead of 512\n", $count,
+		buffers_mb($count));
 }
 foreach my $round (1 .. $rounds)
 {

@@ -350,7 +350,8 @@ sub multi
 	my $script = Bench::Load::script($group);
 	my $watch = Bench::Watch->new($group->{system}, @clusters);
 	my $begun = now();
-	my @pgbench = map { Bench::Load::pgbench_start($group, $_, '-f', $script, '-c', 2, '-T', $size->{seconds}) } @clusters;
+	my @pgbench = map { Bench::Load::pgbench_start($group, $_, '-f', $script, '-c', 2, '-T', $size->{seconds}) }
+		@clusters;
 	my ($count, $tps) = (0, 0);
 
 	foreach (@pgbench)

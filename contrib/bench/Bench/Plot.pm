@@ -12,10 +12,12 @@ use List::Util qw(max min);
 
 use Bench::Report;
 
-my %COLOUR = (native => '#4d4d4d', replp2p => '#0072b2', pglogical => '#e69f00', pgactive => '#cc79a7');
-my @OTHERS = ('#009e73', '#d55e00', '#56b4e9');
+my %COLOUR = (native => '#4d4d4d', replp2p => '#0072b2', pglogical => '#e69f00', pgactive => '#cc79a7',
+	replp2p_old => '#56b4e9');
+my @OTHERS = ('#009e73', '#d55e00');
 
 my ($WIDTH, $MARGIN) = (1120, 20);
+my $NAMES = 76;    # width of systems' names beside bars
 my $FONT = 'font-family="Helvetica, Arial, sans-serif"';
 
 # measure, title, unit
@@ -37,7 +39,7 @@ my @BARS = (
 	[ 'foreground', '', 'pgbench on the origin', 'tx/s', 'most', 'more' ],
 	[ 'join', '', 'Join', 's', 'least', 'less' ],
 	[ 'wire', '', 'Bytes sent per transaction and receiver', 'bytes', 'least', 'less' ],
-	[ 'disk, origin', 'WAL', 'WAL of the origin per transaction', 'bytes', 'least', 'less' ],
+	[ 'disk, receiver', 'WAL', 'WAL of a receiver per transaction', 'bytes', 'least', 'less' ],
 	[ 'private memory, receiver', 'all', 'Private memory of the receiver\'s workers', 'MB', 'least', 'less' ],
 	[ 'multi-master', '', 'Three nodes write: all together', 'tx/s', 'least', 'more' ]);
 
@@ -181,10 +183,11 @@ sub bars
 	foreach my $system (@systems)
 	{
 		my $value = $value{$system};
-		my $length = ($width - 130) * ($value // 0) / $greatest;
+		my $length = ($width - $NAMES - 60) * ($value // 0) / $greatest;
 		$out .= text($x, $y + 12, $system, size => 11, colour => $colour{$system}, weight => 'bold');
-		$out .= sprintf qq{<rect x="%.1f" y="%.1f" width="%.1f" height="14" fill="%s"/>\n}, $x + 70, $y, $length, $colour{$system};
-		$out .= text($x + 75 + $length, $y + 12, Bench::Report::number($value), size => 11);
+		$out .= sprintf qq{<rect x="%.1f" y="%.1f" width="%.1f" height="14" fill="%s"/>\n}, $x + $NAMES, $y,
+			$length, $colour{$system};
+		$out .= text($x + $NAMES + 5 + $length, $y + 12, Bench::Report::number($value), size => 11);
 		$y += 18;
 	}
 	return $out;
@@ -199,7 +202,8 @@ sub write
 	my $half = ($WIDTH - 2 * $MARGIN) / 2;
 	my $third = ($WIDTH - 2 * $MARGIN) / 3;
 
-	my @charts = grep { $_ ne '' } map { chart($report, $CHARTS[$_], $MARGIN + $_ * $half, $y, $half - 10, 320, @systems) } 0, 1;
+	my @charts = grep { $_ ne '' }
+		map { chart($report, $CHARTS[$_], $MARGIN + $_ * $half, $y, $half - 10, 320, @systems) } 0, 1;
 	$body .= join '', @charts;
 	$y += 340 if @charts;
 	foreach my $bars (@BARS)

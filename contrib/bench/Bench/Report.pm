@@ -96,11 +96,14 @@ our @SECTIONS = (
 	[ 'What comes through, and backlogs', 'throughput', 'drain, one row', 'drain, TPC-B', 'drain, one row, received',
 		'drain, TPC-B, received', 'drain, one row, receiver cpu', 'drain, TPC-B, receiver cpu',
 		'drain, one row, received, receiver cpu', 'drain, TPC-B, received, receiver cpu',
-		'drain, one row, until the first', 'drain, TPC-B, until the first', 'drain, one row, origin cpu', 'drain, TPC-B, origin cpu', 'bulk visible',
+		'drain, one row, until the first', 'drain, TPC-B, until the first',
+		'drain, one row, from the first', 'drain, TPC-B, from the first',
+		'drain, one row, origin cpu', 'drain, TPC-B, origin cpu', 'bulk visible',
 		'bulk, apply before commit' ],
 	[ 'Commit to visible', 'latency', 'latency, half load', 'latency, half load, origin cpu',
 		'latency, receiver cpu' ],
-	[ 'Foreground', 'foreground', 'foreground client cpu', 'foreground origin cpu', 'foreground lag at end', 'client cpu' ],
+	[ 'Foreground', 'foreground', 'foreground client cpu', 'foreground origin cpu',
+		'foreground lag at end', 'client cpu' ],
 	[ 'Join', 'join', 'join, rate', 'join cpu' ],
 	[ 'Bytes', 'wire', 'wire, origin', 'idle wire, origin', 'disk, origin', 'disk, receiver' ],
 	[ 'Memory', 'memory, origin', 'memory, receiver', 'private memory, origin', 'private memory, receiver',
@@ -164,7 +167,8 @@ sub print_rest
 
 	if (defined $alone[0] && defined $alone[1])
 	{
-		printf "\nForeground without replication: %s tx/s, %s us of the clients' CPU each. With:\n", map { number($_) } @alone;
+		printf "\nForeground without replication: %s tx/s, %s us of the clients' CPU each. With:\n",
+			map { number($_) } @alone;
 		foreach my $system (map { ref $_ ? $_->name : $_ } @$drivers)
 		{
 			foreach my $peers (grep { $_ > 0 } $self->peers('foreground'))

@@ -11,6 +11,9 @@ use warnings;
 
 use File::Basename qw(basename dirname);
 
+# The server's executables, of all systems but replp2p_old.
+our ($BIN, $OLD_BIN);
+
 # Load a driver by name or by path.
 sub load
 {
@@ -31,22 +34,25 @@ sub new
 
 sub name { return $_[0]{name} }
 
+sub bin { return $BIN }
+
 # Debian packages without which it does not run. $major: the server's version.
 sub packages { my ($self, $major) = @_; return () }
 
 # An extension without whose control file the system is left out; undef: none is needed.
 sub extension { return undef }
 
-# shared_preload_libraries, further lines of postgresql.conf. $bin: the server's executables.
+# shared_preload_libraries, further lines of postgresql.conf.
 sub preload { return '' }
-sub conf { my ($self, $bin) = @_; return '' }
+sub conf { return '' }
 
 # A line of postgresql.conf that lets an output plugin in. Minor releases of August 2026 and later
 # take only those that are listed; older ones don't know the setting.
 sub output_plugin
 {
-	my ($self, $bin, $plugin) = @_;
-	my $known = grep { /^output_plugin_libraries\t/ } `'$bin/postgres' --describe-config`;
+	my ($self, $plugin) = @_;
+	my $postgres = $self->bin . '/postgres';
+	my $known = grep { /^output_plugin_libraries\t/ } `'$postgres' --describe-config`;
 	return $known ? "output_plugin_libraries = 'pgoutput, $plugin'\n" : '';
 }
 

@@ -21,7 +21,7 @@ use strict;
 use warnings;
 
 use File::Find ();
-use List::Util qw(sum0);
+use List::Util qw(max sum0);
 use POSIX ();
 
 sub new
@@ -141,8 +141,8 @@ sub look
 			$seen->{last}{$pid} = $ns if defined $ns;
 		}
 		my $files = store_sizes($self->{system}, $cluster);
-		$seen->{stored} += sum0(map { $files->{$_} > ($seen->{files}{$_} // 0) ? $files->{$_} - ($seen->{files}{$_} // 0) : 0 }
-			keys %$files);
+		my $before = $seen->{files};
+		$seen->{stored} += sum0(map { max(0, $files->{$_} - ($before->{$_} // 0)) } keys %$files);
 		$seen->{files} = $files;
 	}
 	my $sockets = sockets();

@@ -8,7 +8,7 @@ use parent -norequire, 'Bench::System';
 
 sub extension { return 'pgactive' }
 sub preload { return 'pgactive' }
-sub conf { my ($self, $bin) = @_; return "track_commit_timestamp = on\n" . $self->output_plugin($bin, 'pgactive') }
+sub conf { my ($self) = @_; return "track_commit_timestamp = on\n" . $self->output_plugin('pgactive') }
 
 sub node_ready
 {

@@ -14,9 +14,9 @@ sub preload { return 'pglogical' }
 # a mesh has to tell who wrote last
 sub conf
 {
-	my ($self, $bin) = @_;
+	my ($self) = @_;
 	return "track_commit_timestamp = on\npglogical.conflict_resolution = last_update_wins\n"
-		. $self->output_plugin($bin, 'pglogical_output');
+		. $self->output_plugin('pglogical_output');
 }
 
 sub node_make
