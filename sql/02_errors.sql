@@ -5,6 +5,7 @@
 -- not a node yet
 SELECT replp2p.create_invite();
 SELECT replp2p.leave_group();
+SELECT replp2p.evict_node('two');
 SELECT replp2p.set_node_dsn('one', 'dbname=x');
 SELECT replp2p.wait_for_ready('1 s');
 SELECT replp2p.pause_apply();

@@ -95,6 +95,12 @@ SELECT replp2p.join_group('two', own_dsn(), :'invite');
 -- functions that name a member
 SELECT replp2p.set_node_dsn('two', own_dsn());
 SELECT replp2p.set_node_dsn('one', own_dsn());
+SELECT replp2p.evict_node('two');
+SELECT replp2p.evict_node('one');
+SELECT replp2p.evict_node(NULL);
+BEGIN READ ONLY;
+SELECT replp2p.evict_node('two');
+ROLLBACK;
 SELECT replp2p.pause_apply('two');
 SELECT replp2p.pause_apply('one');
 SELECT replp2p.pause_apply();

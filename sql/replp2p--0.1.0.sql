@@ -23,7 +23,7 @@ CREATE TABLE replp2p.local_node (
 	public_key bytea NOT NULL,
 	system_identifier bigint NOT NULL,
 	database_oid oid NOT NULL,
-	status text NOT NULL CHECK (status IN ('creating', 'joining', 'catchup', 'active', 'leaving')),
+	status text NOT NULL CHECK (status IN ('creating', 'joining', 'catchup', 'active', 'leaving', 'evicted')),
 	force_leave boolean NOT NULL DEFAULT false,
 	sponsor_dsn text,						-- while joining
 	sponsor_id bytea,
@@ -36,13 +36,14 @@ CREATE TABLE replp2p.membership (
 	author_id bytea NOT NULL,
 	author_epoch integer NOT NULL,
 	serial bigint NOT NULL,
-	change "char" NOT NULL CHECK (change IN ('c', 'a', 'l', 'd')),
+	change "char" NOT NULL CHECK (change IN ('c', 'a', 'l', 'd', 'e', 'f')),
 	subject_id bytea NOT NULL,
 	subject_epoch integer NOT NULL,
 	node_name name NOT NULL,
 	dsn text NOT NULL,
 	public_key bytea NOT NULL,
 	made_at timestamptz NOT NULL,
+	frozen_seq bigint NOT NULL DEFAULT 0,	-- change f: the author stores the subject up to this
 	signature bytea NOT NULL,
 	PRIMARY KEY (author_id, author_epoch, serial)
 );
@@ -55,7 +56,7 @@ CREATE TABLE replp2p.members (
 	node_name name NOT NULL,
 	dsn text NOT NULL,
 	public_key bytea NOT NULL,
-	status text NOT NULL CHECK (status IN ('admitted', 'left')),
+	status text NOT NULL CHECK (status IN ('admitted', 'left', 'evicted')),
 	left_seq bigint,
 	paused boolean NOT NULL DEFAULT false,
 	accepted_stamp bigint NOT NULL DEFAULT 0,
@@ -321,6 +322,12 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_leave_group';
 COMMENT ON FUNCTION replp2p.leave_group(boolean) IS
 'leave the group once all other members have all changes of this node, or at once if forced; the data stays';
 
+CREATE FUNCTION replp2p.evict_node(node_name name)
+RETURNS void
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_evict_node';
+COMMENT ON FUNCTION replp2p.evict_node(name) IS
+'declare a member gone for good: the others keep all of its changes that reached any of them, and wait for it no longer';
+
 CREATE FUNCTION replp2p.set_node_dsn(node_name name, dsn text)
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_set_node_dsn';
@@ -397,7 +404,7 @@ CREATE VIEW replp2p.stat_members AS
 		   g.left_seq
 	FROM replp2p.get_stat_members() g;
 COMMENT ON VIEW replp2p.stat_members IS
-'the members of the group as this node sees them; state is joining, syncing, active, unreachable, leaving or left';
+'the members of the group as this node sees them; state is joining, syncing, active, unreachable, leaving, left or evicted';
 
 CREATE FUNCTION replp2p.get_stat_lag(
 	OUT origin name,

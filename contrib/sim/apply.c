@@ -116,7 +116,7 @@ is_ready(const Node *node)
 	{
 		P2pMemberLog log;
 
-		if (i == node->index || shared->members[i] == MEMBER_FREE)
+		if (i == node->index || shared->catalog.members[i] == MEMBER_FREE)
 			continue;
 		log = member_log(node, i);
 		if (!p2p_member_tables_are_covered(&log))
@@ -137,12 +137,12 @@ transaction_choose(Node *node)
 		uint32_t	origin = (start + i) % world.nnodes;
 		Captured   *t;
 
-		if (origin == node->index || node->shared.members[origin] == MEMBER_FREE ||
+		if (origin == node->index || node->shared.catalog.members[origin] == MEMBER_FREE ||
 			node->shared.stored[origin] <= a->applied[origin] ||
 			(world.tick < node->paused[origin] && !world.ending) ||
 			(!PLANTED(late_writes) &&
-			 !p2p_follow_counts(node->shared.members[origin] == MEMBER_LEFT,
-								node->shared.left_seq[origin], a->applied[origin] + 1)))
+			 !p2p_follow_counts(node->shared.catalog.members[origin] == MEMBER_LEFT,
+								node->shared.catalog.left_seq[origin], a->applied[origin] + 1)))
 			continue;
 		t = log_find(&node->logs[origin], a->applied[origin] + 1);
 		if (t == NULL)
@@ -234,11 +234,12 @@ transaction_commit(Node *node)
 	{
 		const SubOp *subop = &a->subops[i];
 
-		if (subop->kind == OP_ADMIT || subop->kind == OP_LEAVE)
-			effects[record.neffects++] = (Effect) {
-				.what = subop->kind == OP_ADMIT ? EFFECT_ADMIT : EFFECT_LEAVE,
-				.key = subop->key, .value = seq
-			};
+		if (subop->kind < OP_ADMIT)
+			continue;
+		effects[record.neffects++] = (Effect) {
+			.what = (uint8_t) (EFFECT_ADMIT + (subop->kind - OP_ADMIT)), .table = a->origin,
+			.key = subop->key, .value = subop->kind == OP_LEAVE ? seq : subop->value
+		};
 	}
 	(void) wal_insert(node, &record);
 	effects_show(node, effects, record.neffects, a->xid);

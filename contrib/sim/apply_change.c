@@ -45,7 +45,7 @@ subop_step(Node *node)
 	Apply	   *a = &node->apply;
 	const SubOp *subop = &a->subops[a->subop];
 
-	if (subop->kind == OP_ADMIT || subop->kind == OP_LEAVE)
+	if (subop->kind >= OP_ADMIT)
 	{
 		subop_done(a);
 		return true;

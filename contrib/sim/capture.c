@@ -171,7 +171,7 @@ capture_read(Node *node)
 	}
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
-		if (i != node->index && shared->members[i] != MEMBER_FREE &&
+		if (i != node->index && shared->catalog.members[i] != MEMBER_FREE &&
 			c->captured[i] < shared->required[i])
 			c->captured[i] = shared->required[i];
 	}

@@ -20,6 +20,8 @@ static bool touches(const Local *local, uint32_t table, uint32_t key);
 static const uint32_t *durable_vector(const Node *node);
 static void check_key(const Node *node, uint32_t table, uint32_t key, const char *when);
 static bool is_greater(const Local *a, const Local *b);
+static bool is_gone_for(const Node *node, uint32_t which);
+static uint32_t target_of(uint32_t origin);
 
 /* Stop the run. */
 void
@@ -289,7 +291,7 @@ check_stable(const Node *node, const P2pVector *stable)
 		const Node *member = &world.nodes[m];
 		const uint32_t *durable;
 
-		if (node->members[m] != MEMBER_ADMITTED || member->status == STATUS_GONE)
+		if (node->catalog.members[m] != MEMBER_ADMITTED || member->status >= STATUS_GONE)
 			continue;
 		durable = durable_vector(member);
 		for (uint32_t i = 0; i < stable->count; i++)
@@ -313,7 +315,7 @@ check_dropped(const Node *node, const P2pVersion *version)
 	for (uint32_t m = 0; m < world.nnodes; m++)
 	{
 		/* one that has not copied yet will copy what has this in it */
-		if (node->members[m] == MEMBER_ADMITTED && world.nodes[m].status != STATUS_GONE &&
+		if (node->catalog.members[m] == MEMBER_ADMITTED && world.nodes[m].status < STATUS_GONE &&
 			world.nodes[m].status != STATUS_JOINING &&
 			durable_vector(&world.nodes[m])[origin] < version->dot.seq)
 			violation("tombstone: node %u drops that of seq %u of node %u, which member %u has not applied",
@@ -380,13 +382,89 @@ check_copy(const Node *node)
 	}
 }
 
-/* How much of an origin all members have to apply in the end. */
+/* Is a node no member for another any more, or not yet? */
+static bool
+is_gone_for(const Node *node, uint32_t which)
+{
+	return which != node->index && node->catalog.members[which] != MEMBER_ADMITTED;
+}
+
+/* A batch is stored: is it within what was agreed on of its origin, if that was evicted? */
+void
+check_cut(const Node *node, const Batch *batch)
+{
+	uint64_t	cuts[MAX_NODES];
+
+	if (node->shared.catalog.members[batch->origin] == MEMBER_EVICTED &&
+		evict_is_settled(node) && evict_cuts(node, cuts) &&
+		batch->span.last_seq > cuts[batch->origin])
+		violation("evict: node %u stores seq %u of node %u, which ended at %u", node->index,
+				  (uint32_t) batch->span.last_seq, batch->origin, (uint32_t) cuts[batch->origin]);
+}
+
+/* How much of an origin all members have to apply in the end, if nobody else is evicted. */
+static uint32_t
+limit_of(uint32_t origin)
+{
+	uint32_t	left = left_at(origin);
+	uint32_t	limit = 0;
+
+	if (world.nodes[origin].status == STATUS_ACTIVE || world.nodes[origin].status == STATUS_LEAVING ||
+		!is_evicted(origin))
+		limit = world.nregistered[origin];
+	for (uint32_t n = 0; n < world.nnodes; n++)
+	{
+		if (world.nodes[n].status == STATUS_ACTIVE && limit < world.nodes[n].shared.stored[origin])
+			limit = world.nodes[n].shared.stored[origin];
+	}
+	return limit < left ? limit : left;
+}
+
+/*
+ * The same: of an evicted one, what any that stays has stored, up to what
+ * depends on something that none of them has.
+ */
+static void
+targets_find(uint32_t *targets)
+{
+	bool		moved = true;
+
+	for (uint32_t i = 0; i < world.nnodes; i++)
+		targets[i] = limit_of(i);
+	while (moved)
+	{
+		moved = false;
+		for (uint32_t i = 0; i < world.nnodes; i++)
+		{
+			for (uint32_t seq = 1; seq <= targets[i]; seq++)
+			{
+				const Local *local = world.registered[i][seq - 1]->local;
+				bool		reached = true;
+
+				for (uint32_t j = 0; j < world.nnodes; j++)
+					reached &= j == i || local->past[j] <= targets[j];
+				if (reached)
+					continue;
+				targets[i] = seq - 1;
+				moved = true;
+			}
+		}
+	}
+}
+
+/* Of one origin. */
 static uint32_t
 target_of(uint32_t origin)
 {
-	uint32_t	left = left_at(origin);
+	static uint32_t targets[MAX_NODES];
+	static uint32_t tick;
+	static uint64_t seed;
 
-	return world.nregistered[origin] < left ? world.nregistered[origin] : left;
+	if (tick != world.tick || seed != world.seed || origin == 0)
+		targets_find(targets);
+	tick = world.tick;
+	seed = world.seed;
+	return targets[origin];
 }
 
 /* Is everything done that can be done? If not, why. */
@@ -397,7 +475,7 @@ quiet(char *why, size_t size)
 	{
 		const Node *node = &world.nodes[n];
 
-		if (node->status == STATUS_GONE)
+		if (node->status >= STATUS_GONE)
 			continue;
 		if (!node->up || node->status != STATUS_ACTIVE)
 		{
@@ -420,6 +498,12 @@ quiet(char *why, size_t size)
 		}
 		for (uint32_t i = 0; i < world.nnodes; i++)
 		{
+			if (is_gone_for(node, i) != (world.nodes[i].status >= STATUS_GONE))
+			{
+				snprintf(why, size, "node %u has status %u, and is %u to node %u", i, world.nodes[i].status,
+						 node->catalog.members[i], n);
+				return false;
+			}
 			if (i != n && (node->shared.applied[i] < target_of(i) || node->apply.stage != APPLY_IDLE))
 			{
 				snprintf(why, size, "node %u has stored %u, applied %u of %u transactions of node %u",
@@ -466,7 +550,7 @@ check_end(void)
 				const Node *node = &world.nodes[n];
 				const Row  *row = &node->cells[t][k].row;
 
-				if (node->status == STATUS_GONE)
+				if (node->status >= STATUS_GONE)
 					continue;
 				if (row->exists != exists || (exists && row->value != value))
 					violation("divergence: on node %u key %u.%u is %s (value %u), it should be %s (value %u)",

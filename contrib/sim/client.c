@@ -318,8 +318,14 @@ local_commit(Node *node, const Op *ops, uint32_t nops)
 	memcpy(local->ops, ops, sizeof(Op) * nops);
 	for (uint32_t i = 0; i < nops; i++)
 	{
-		if (ops[i].kind == OP_ADMIT)
-			effects[record.neffects++] = (Effect) {.what = EFFECT_ADMIT, .key = ops[i].key};
+		if (ops[i].kind == OP_ADMIT || ops[i].kind == OP_EVICT)
+			effects[record.neffects++] = (Effect) {
+				.what = ops[i].kind == OP_ADMIT ? EFFECT_ADMIT : EFFECT_EVICT, .key = ops[i].key
+			};
+		else if (ops[i].kind == OP_FREEZE)
+			effects[record.neffects++] = (Effect) {
+				.what = EFFECT_FREEZE, .table = node->index, .key = ops[i].key, .value = ops[i].value
+			};
 	}
 	lsn = wal_insert(node, &record);
 	wal_flush(node, lsn);

@@ -44,10 +44,11 @@ gossip_step(Node *node)
 		return true;
 	}
 	log_open_all(node);
+	evict_freeze(node);
 	if (random_chance(&node->random, node->talk_chance))
 		state_publish(node);
 	if (random_chance(&node->random, node->talk_chance) && peer != node->index &&
-		node->shared.members[peer] == MEMBER_ADMITTED)
+		node->shared.catalog.members[peer] == MEMBER_ADMITTED)
 		gossip_send(node, peer, NULL);
 	if (random_chance(&node->random, node->talk_chance))
 		stability_step(node);
@@ -123,7 +124,7 @@ gossip_send(Node *node, uint32_t to, const Message *request)
 
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
-		if (i == node->index || node->shared.members[i] == MEMBER_ADMITTED)
+		if (i == node->index || node->shared.catalog.members[i] == MEMBER_ADMITTED)
 			m.states[i] = node->shared.states[i];
 	}
 	m.asked_at = request == NULL ? node_clock(node) : request->asked_at;
@@ -135,8 +136,13 @@ gossip_send(Node *node, uint32_t to, const Message *request)
 void
 gossip_receive(Node *node, const Message *m)
 {
-	if (node->status < STATUS_CATCHUP || node->shared.members[m->from] == MEMBER_FREE)
+	if (node->status < STATUS_CATCHUP || node->shared.catalog.members[m->from] == MEMBER_FREE)
 		return;
+	if (node->shared.catalog.members[m->from] == MEMBER_EVICTED)
+	{
+		evict_refuse(node, m->from);
+		return;
+	}
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
 		if (m->states[i] != NULL)
@@ -165,7 +171,7 @@ state_hear(Node *node, const State *state)
 			shared->heard_self = state->counter;
 		return;
 	}
-	if (shared->members[state->node] != MEMBER_ADMITTED)
+	if (shared->catalog.members[state->node] != MEMBER_ADMITTED)
 		return;
 	if (known != NULL && state->counter <= known->counter)
 		return;
@@ -186,7 +192,7 @@ clock_step(Node *node)
 	offsets[n++] = 0;
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
-		if (i != node->index && node->shared.members[i] == MEMBER_ADMITTED &&
+		if (i != node->index && node->shared.catalog.members[i] == MEMBER_ADMITTED &&
 			node->shared.offset_known[i])
 			offsets[n++] = node->shared.offsets[i];
 	}
@@ -232,7 +238,7 @@ stability_step(Node *node)
 	{
 		uint32_t	seq = vector_seq(&stable, i);
 
-		if (shared->members[i] != MEMBER_FREE && shared->stable[i] < seq)
+		if (shared->catalog.members[i] != MEMBER_FREE && shared->stable[i] < seq)
 			shared->stable[i] = seq;
 	}
 }
@@ -244,18 +250,19 @@ stable_vector(Node *node, P2pVector *stable)
 	static P2pAck unripe[MAX_NODES];
 	const P2pAck *acks[MAX_NODES];
 	uint32_t	n = 0;
+	bool		settled = evict_is_settled(node) || PLANTED(early_drop);
 
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
 		P2pAck	   *ack = &node->acks[i];
-		uint32_t	applied = node->shared.applied[i];
+		/* what capture has read is durable; what is applied may be lost in a crash, and come again */
+		uint32_t	applied = node->shared.captured[i];
 
-		if (node->shared.members[i] != MEMBER_ADMITTED)
+		if (node->shared.catalog.members[i] != MEMBER_ADMITTED &&
+			(node->shared.catalog.members[i] != MEMBER_EVICTED || settled))
 			continue;
 		if (PLANTED(gossip_admission) && i != node->index && node->shared.states[i] == NULL)
 			continue;
-		if (i == node->index && node->shared.captured[i] > applied)
-			applied = node->shared.captured[i];
 		(void) p2p_ack_ripen(ack, &world.origins[i], applied);
 		acks[n] = ack;
 		if (PLANTED(immature_acks) && (ack->has_waiting || ack->has_newest))

@@ -109,7 +109,12 @@ admit(Node *node, Node *sponsor)
 	Op			op = {.kind = OP_ADMIT, .key = node->index};
 	Wal			mark = {.kind = WAL_MARK};
 
-	if (sponsor->members[node->index] == MEMBER_FREE && !PLANTED(late_admission))
+	if (sponsor->catalog.members[node->index] > MEMBER_ADMITTED)
+	{
+		evict_hear(node, "by its sponsor");
+		return;
+	}
+	if (sponsor->catalog.members[node->index] == MEMBER_FREE && !PLANTED(late_admission))
 		(void) local_commit(sponsor, &op, 1);
 	node->join.sponsor_life = sponsor->life;
 	node->join.barrier = wal_insert(sponsor, &mark);
@@ -136,8 +141,7 @@ snapshot_take(Node *node, Node *sponsor)
 	join->xmax = sponsor->next_xid;
 	for (uint32_t i = 0; i < NTABLES * MAX_KEYS; i++)
 		join->rows[i / MAX_KEYS][i % MAX_KEYS] = sponsor->cells[i / MAX_KEYS][i % MAX_KEYS].row;
-	memcpy(join->members, sponsor->members, sizeof(join->members));
-	memcpy(join->left_seq, sponsor->left_seq, sizeof(join->left_seq));
+	join->catalog = sponsor->catalog;
 	join->barrier = wal_insert(sponsor, &mark);
 	wal_flush(sponsor, join->barrier);
 	join->stage = JOIN_SNAPSHOT;
@@ -221,7 +225,7 @@ copy_announce(Node *node)
 	node->versions[join->xid].synced = true;
 	if (!PLANTED(no_copy_floor) && node->shared.floor < join->stamp)
 		node->shared.floor = join->stamp;
-	memcpy(node->shared.members, join->members, sizeof(join->members));
+	node->shared.catalog = join->catalog;
 	memcpy(node->shared.required, join->vector, sizeof(join->vector));
 	join->barrier = wal_insert(node, &mark);
 	wal_flush(node, join->barrier);
@@ -241,8 +245,8 @@ copy_commit(Node *node)
 	{
 		Node	   *sponsor = &world.nodes[join->sponsor];
 
-		join->members[node->index] = MEMBER_ADMITTED;
-		if (sponsor->members[node->index] == MEMBER_FREE && sponsor->up)
+		join->catalog.members[node->index] = MEMBER_ADMITTED;
+		if (sponsor->catalog.members[node->index] == MEMBER_FREE && sponsor->up)
 			(void) local_commit(sponsor, &op, 1);
 	}
 	for (uint32_t t = 0; t < NTABLES; t++)
@@ -264,10 +268,7 @@ copy_commit(Node *node)
 			node->base_greatest = world.registered[i][seq - 1]->stamp;
 	}
 	node->wal_greatest = node->base_greatest;
-	memcpy(node->disk.members, join->members, sizeof(join->members));
-	memcpy(node->members, join->members, sizeof(join->members));
-	memcpy(node->disk.left_seq, join->left_seq, sizeof(join->left_seq));
-	memcpy(node->left_seq, join->left_seq, sizeof(join->left_seq));
+	node->catalog = node->disk.catalog = join->catalog;
 	memcpy(node->disk.required, join->vector, sizeof(join->vector));
 	node->disk.donor = join->sponsor;
 	node->disk.status = node->status = STATUS_CATCHUP;
@@ -295,17 +296,15 @@ void
 leave_begin(Node *node)
 {
 	Op			op = {.kind = OP_LEAVE, .key = node->index};
-	uint32_t	members = 0;
 
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
 		const Node *other = &world.nodes[i];
 
-		members += other->status == STATUS_ACTIVE;
 		if (other->status == STATUS_JOINING && other->join.sponsor == node->index)
 			return;
 	}
-	if (!node->up || node->status != STATUS_ACTIVE || members < 3)
+	if (!node->up || node->status != STATUS_ACTIVE || members_left(node) < 3)
 		return;
 	(void) local_commit(node, &op, 1);
 	node->status = STATUS_LEAVING;
@@ -317,6 +316,7 @@ bool
 leave_step(Node *node)
 {
 	Wal			mark = {.kind = WAL_MARK};
+	P2pVector	deps;
 	uint32_t	seq;
 
 	if (node->status != STATUS_LEAVING)
@@ -328,15 +328,20 @@ leave_step(Node *node)
 	}
 	if (node->shared.captured_lsn < node->leave_barrier)
 		return false;
+	if (node->leave_deps[node->index] == 0)
+		memcpy(node->leave_deps, node->shared.captured, sizeof(node->leave_deps));
 	seq = left_at(node->index);
+	vector_build(&deps, node->leave_deps);
+	if (PLANTED(early_farewell))
+		p2p_vector_clear(&deps);
 	for (uint32_t i = 0; i < world.nnodes && !PLANTED(early_leave); i++)
 	{
 		const State *state = node->shared.states[i];
 
-		if (i == node->index || node->shared.members[i] != MEMBER_ADMITTED)
+		if (i == node->index || node->shared.catalog.members[i] != MEMBER_ADMITTED)
 			continue;
 		if (state == NULL || (state->phase < STATUS_ACTIVE && !PLANTED(early_farewell)) ||
-			!p2p_member_has_leave(state->stored, &world.origins[node->index], seq))
+			!p2p_member_has_leave(state->stored, &world.origins[node->index], seq, &deps))
 			return false;
 	}
 	node->status = STATUS_GONE;

@@ -141,6 +141,8 @@ transaction_note(Node *node, const Captured *t, uint32_t origin, bool copied)
 			case OP_MOVE:
 			case OP_ADMIT:
 			case OP_LEAVE:
+			case OP_EVICT:
+			case OP_FREEZE:
 				break;
 		}
 	}

@@ -21,6 +21,7 @@
 
 static void hash_make(Batch *batch);
 static void cursor_find(Log *log);
+static bool is_open(const Node *node, uint32_t peer);
 static void take_batch(Node *node, uint32_t peer, Batch *batch);
 
 /* Append a batch behind the cursor. One of the own log gets its hash here. */
@@ -143,7 +144,7 @@ log_open_all(Node *node)
 {
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
-		if (i == node->index || node->shared.members[i] == MEMBER_FREE || node->logs[i].open)
+		if (i == node->index || node->shared.catalog.members[i] == MEMBER_FREE || node->logs[i].open)
 			continue;
 		node->logs[i].open = true;
 		node->shared.stored[i] = (uint32_t) node->logs[i].cursor.seq;
@@ -203,8 +204,8 @@ member_log(const Node *node, uint32_t origin)
 		.stored_seq = node->shared.stored[origin],
 		.applied_seq = node->shared.applied[origin],
 		.required_seq = node->shared.required[origin],
-		.left = node->shared.members[origin] == MEMBER_LEFT,
-		.left_seq = node->shared.left_seq[origin]
+		.left = node->shared.catalog.members[origin] == MEMBER_LEFT,
+		.left_seq = node->shared.catalog.left_seq[origin]
 	};
 }
 
@@ -225,7 +226,7 @@ relay_of(Node *node, uint32_t origin)
 		return NONE;
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
-		if (node->shared.members[i] != MEMBER_ADMITTED)
+		if (node->shared.catalog.members[i] != MEMBER_ADMITTED)
 			continue;
 		members[n] = world.origins[i];
 		nodes[n++] = (uint8_t) i;
@@ -265,7 +266,7 @@ pull_plan(Node *node)
 		node->gossip.over_relay[origin] = false;
 		for (uint32_t peer = 0; peer < world.nnodes; peer++)
 		{
-			if (peer == node->index || node->shared.members[peer] != MEMBER_ADMITTED ||
+			if (peer == node->index || !is_open(node, peer) ||
 				node->gossip.silent[peer] > world.tick ||
 				node->gossip.penalty[origin][peer] > world.tick ||
 				(donor_only && peer != node->disk.donor))
@@ -292,6 +293,14 @@ pull_plan(Node *node)
 	}
 }
 
+/* Is this node linked with a peer? Not with one that is gone. */
+static bool
+is_open(const Node *node, uint32_t peer)
+{
+	return node->shared.catalog.members[peer] == MEMBER_ADMITTED ||
+		(node->shared.catalog.members[peer] == MEMBER_EVICTED && PLANTED(open_evicted));
+}
+
 /* Ask a peer for all that it was chosen for. */
 void
 pull_request(Node *node, uint32_t peer)
@@ -301,7 +310,7 @@ pull_request(Node *node, uint32_t peer)
 
 	for (uint32_t origin = 0; origin < world.nnodes; origin++)
 		any |= node->gossip.source[origin] == peer;
-	if (!any)
+	if (!any || !is_open(node, peer))
 		return;
 	if (node->gossip.asked[peer] != 0)
 	{
@@ -334,8 +343,11 @@ pull_serve(Node *node, const Message *request)
 	Message		m = {.kind = MESSAGE_BATCHES, .from = node->index, .to = request->from};
 	uint32_t	each = 1 + random_below(&node->random, 3);
 
-	if (node->shared.members[request->from] != MEMBER_ADMITTED ||
-		node->status < STATUS_CATCHUP)
+	if (node->status < STATUS_CATCHUP)
+		return;
+	if (node->shared.catalog.members[request->from] == MEMBER_EVICTED)
+		evict_refuse(node, request->from);
+	if (node->shared.catalog.members[request->from] != MEMBER_ADMITTED)
 		return;
 	for (uint32_t origin = 0; origin < world.nnodes; origin++)
 	{
@@ -374,6 +386,8 @@ pull_receive(Node *node, const Message *reply)
 {
 	node->gossip.asked[reply->from] = 0;
 	node->gossip.silent[reply->from] = 0;
+	if (!is_open(node, reply->from) && !PLANTED(open_replies))
+		return;					/* its link is closed */
 	for (uint32_t origin = 0; origin < world.nnodes; origin++)
 	{
 		if (reply->gone[origin])
@@ -414,6 +428,7 @@ take_batch(Node *node, uint32_t peer, Batch *batch)
 	}
 	log_append(node, log, batch);
 	check_batch_taken(node, batch);
+	check_cut(node, batch);
 	node->gossip.dirty = true;
 }
 

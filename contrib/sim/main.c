@@ -18,6 +18,8 @@
  *	  durable		what a client was told is committed is in the log, once, and is never lost
  *	  copy			a joiner's copy is exactly what its vector says
  *	  leave			nothing is applied of what a member committed after it left
+ *	  evict			nothing is stored of an evicted node beyond the end that was agreed on; what
+ *					any of those that stay has stored of it all of them apply, as far as anybody can
  *	  held			no stamp is applied that is too far ahead of what the node believes
  *	  conflict		only what is truly concurrent is reported
  *	  slot			capture can go on after any crash
@@ -108,6 +110,7 @@ run_once(void)
 	world.nlocals = world.nvalues = 0;
 	world.nmessages = 0;
 	memset(world.cut, 0, sizeof(world.cut));
+	memset(world.evicts, 0, sizeof(world.evicts));
 	memset(world.nregistered, 0, sizeof(world.nregistered));
 	memset(world.nflushed, 0, sizeof(world.nflushed));
 	world.violation[0] = '\0';

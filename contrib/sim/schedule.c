@@ -23,6 +23,8 @@ static void faults_make(Random *r, uint32_t percent);
 static void flapping_make(Random *r);
 static void overtaken_make(Random *r);
 static void lame_join_make(Random *r);
+static void evictions_make(Random *r);
+static void confidant_make(Random *r, uint8_t node, uint32_t tick);
 static void trims_late(Random *r, uint8_t node, uint32_t tick);
 static int	event_compare(const void *a, const void *b);
 
@@ -59,6 +61,7 @@ profile_make(Random *r)
 
 	p->nnodes = 3 + random_below(r, random_chance(r, 30) ? 5 : 2);
 	p->joins = random_chance(r, 25) ? 8 : 1;
+	p->evictions = random_chance(r, 35) ? 1 + random_below(r, 3) : 0;
 	p->bursts = 1 + random_below(r, 4);
 	p->balanced = random_chance(r, 50);
 	p->nkeys = 1 + random_below(r, MAX_KEYS);
@@ -222,10 +225,12 @@ faults_make(Random *r, uint32_t percent)
 	}
 	if (world.profile.joins > 1 && random_chance(r, 50))
 		lame_join_make(r);
-	if (random_chance(r, 8))
+	if (random_chance(r, 15))
 		overtaken_make(r);
 	if (random_chance(r, percent / 4))
 		(void) event_add(r, EVENT_LEAVE);
+	if (world.profile.evictions > 0)
+		evictions_make(r);
 }
 
 /* Capture is slow everywhere, and a node crashes when apply overtakes it. */
@@ -270,12 +275,96 @@ lame_join_make(Random *r)
 	if (random_chance(r, 40))
 		pause->deleted = true;
 	trims_late(r, join->node, join->tick);
-	if (random_chance(r, 30))
+	if (random_chance(r, 60))
 	{
 		Event	   *leave = event_add(r, EVENT_LEAVE);
 
 		leave->node = join->node;
-		leave->tick = join->tick + 300 + random_below(r, 1000);
+		leave->tick = join->tick + 300 + random_below(r, 2000);
+	}
+}
+
+/*
+ * Evictions, often of somebody who is down or cut off by then, or who sponsors a
+ * join; close to one another, and with a leave between them.
+ */
+static void
+evictions_make(Random *r)
+{
+	uint32_t	span = world.profile.horizon;
+	uint32_t	middle = 1 + random_below(r, span);
+
+	for (uint32_t i = 0; i < world.profile.evictions; i++)
+	{
+		Event	   *evict = event_add(r, EVENT_EVICT);
+		uint8_t		victim = (uint8_t) random_below(r, world.profile.nnodes + random_chance(r, 15));
+		uint32_t	tick = random_chance(r, 70) ? middle + random_below(r, 1 + span / 8) :
+			1 + random_below(r, span);
+		uint32_t	before = tick - random_below(r, tick < 300 ? tick : 300);
+		Event	   *event;
+
+		evict->peer = victim;
+		evict->tick = tick;
+		if (random_chance(r, 25))
+			event_add(r, EVENT_LEAVE)->tick = tick + random_below(r, 300);
+		else if (random_chance(r, 50))
+			confidant_make(r, victim, before);
+		if (random_chance(r, 20))
+		{
+			event = event_add(r, EVENT_JOIN);
+			event->node = victim;
+			event->tick = before;
+		}
+		if (random_chance(r, 60) || victim >= world.profile.nnodes)
+			continue;
+		event = event_add(r, random_chance(r, 50) ? EVENT_CRASH : EVENT_CUT);
+		event->node = victim;
+		event->peer = NONE;
+		event->tick = before;
+		if (event->kind == EVENT_CRASH)
+		{
+			event->peer = ARM_NONE;
+			event->power = random_chance(r, 50);
+			event->amount = 1 + random_below(r, 4 * span);
+		}
+		else
+			event->amount = random_below(r, 2);
+	}
+}
+
+/* A node talks with one other alone, and is gone soon; the other leaves, or is evicted, too. */
+static void
+confidant_make(Random *r, uint8_t node, uint32_t tick)
+{
+	Event	   *leave = event_add(r, random_chance(r, 50) ? EVENT_LEAVE : EVENT_EVICT);
+	uint8_t		confidant = leave->node;
+	uint32_t	writes = 1 + random_below(r, 6);
+
+	leave->tick = tick + random_below(r, 600);
+	if (leave->kind == EVENT_EVICT)
+	{
+		leave->peer = confidant;
+		leave->node = (uint8_t) random_below(r, world.profile.nnodes);
+	}
+	for (uint32_t n = 0; n < world.profile.nnodes; n++)
+	{
+		Event	   *cut;
+
+		if (n == node || n == confidant)
+			continue;
+		cut = event_add(r, EVENT_CUT);
+		cut->node = node;
+		cut->peer = (uint8_t) n;
+		cut->amount = 0;
+		cut->tick = tick;
+	}
+	for (uint32_t i = 0; i < writes; i++)
+	{
+		Event	   *write = event_add(r, EVENT_CLIENT);
+
+		client_make(r, write);
+		write->node = i == 0 || random_chance(r, 80) ? node : confidant;
+		write->tick = tick + random_below(r, 200);
 	}
 }
 
@@ -335,7 +424,7 @@ schedule_print(void)
 {
 	static const char *const kinds[] = {"insert", "update", "delete", "move", "truncate"};
 	static const char *const names[] = {"client", "crash", "cut", "heal", "clock", "join", "leave",
-		"worker ends", "speed", "pause"};
+		"worker ends", "speed", "pause", "evict"};
 	const Profile *p = &world.profile;
 
 	printf("schedule: %u nodes, %u ticks of %ld us, skew up to %ld us, loss %u %%, duplicates %u %%\n",

@@ -14,6 +14,7 @@
 #include <setjmp.h>
 
 #include "p2p_cursor.h"
+#include "p2p_evict.h"
 #include "p2p_member.h"
 #include "p2p_relay.h"
 #include "p2p_resolve.h"
@@ -22,9 +23,10 @@
 #define MAX_NODES 10			/* 7, and those that join */
 #define NTABLES 2
 #define MAX_KEYS 4
-#define MAX_OPS 4				/* of one transaction */
-#define MAX_SUBOPS (2 * MAX_OPS)
-#define MAX_EFFECTS (MAX_OPS * MAX_KEYS + 2)
+#define MAX_OPS 4				/* of one transaction of a client */
+#define MAX_CHANGES 10			/* of any transaction: a freeze may be of all other nodes */
+#define MAX_SUBOPS (2 * MAX_CHANGES)
+#define MAX_EFFECTS (MAX_OPS * MAX_KEYS + MAX_CHANGES)
 #define MAX_SESSIONS 5			/* clients of one node at once */
 #define MAX_QUEUE 64			/* transactions that wait for a session of their node */
 #define MAX_EVENTS 200
@@ -82,8 +84,18 @@ bool		random_chance(Random *r, uint32_t percent);
 	X(no_copy_floor, "a joiner's floor is not raised to the copy's") \
 	X(late_trim, "what was stable before a join is trimmed while the joiner pulls it") \
 	X(late_writes, "what a member commits after it left is applied where it is stored") \
-	X(early_farewell, "a leaving node does not wait for those who have copied from it") \
+	X(early_farewell, "a leaving node waits neither for who has copied from it, nor until all have what it had") \
 	X(early_leave, "a leaving node goes at once") \
+	X(early_drop, "an evicted node stops to count for stability at once") \
+	X(own_cut, "an evicted node's cut is what is stored here") \
+	X(some_freezes, "the freeze of one member tells the cut") \
+	X(open_evicted, "an evicted node is still asked for its batches") \
+	X(open_replies, "what an evicted node was asked for before is still taken") \
+	X(hasty_freeze, "a freeze tells what is published, not what is under way") \
+	X(single_freeze, "a freeze is not told again when another node is gone") \
+	X(open_leavers, "nodes that have left are not frozen") \
+	X(cut_unapplied, "an evicted node stops to count when its cut is known, applied or not") \
+	X(endless, "what depends on what nobody has is waited for") \
 	X(any_conflict, "a different origin is a conflict") \
 	X(held_skipped, "a transaction held for its stamp is left out")
 
@@ -101,10 +113,13 @@ typedef enum Plant
 
 typedef enum OpKind
 {
-	OP_INSERT, OP_UPDATE, OP_DELETE, OP_MOVE, OP_TRUNCATE, OP_ADMIT, OP_LEAVE
+	OP_INSERT, OP_UPDATE, OP_DELETE, OP_MOVE, OP_TRUNCATE, OP_ADMIT, OP_LEAVE, OP_EVICT, OP_FREEZE
 } OpKind;
 
-/* One operation, as it was carried out. MOVE: from key to key2. ADMIT: node `key`. */
+/*
+ * One operation, as it was carried out. MOVE: from key to key2. ADMIT, EVICT: node `key`.
+ * FREEZE: node `key`, of which seqs up to `value` are stored.
+ */
 typedef struct Op
 {
 	uint8_t		kind;
@@ -124,7 +139,8 @@ typedef struct Effect
 	struct Local *truth;
 } Effect;
 
-enum { EFFECT_ROW, EFFECT_GONE, EFFECT_ADMIT, EFFECT_LEAVE };
+/* ADMIT, LEAVE, EVICT: of member `key`. FREEZE: by member `table`. */
+enum { EFFECT_ROW, EFFECT_GONE, EFFECT_ADMIT, EFFECT_LEAVE, EFFECT_EVICT, EFFECT_FREEZE };
 
 /*
  * A transaction of a client, as it truly was: the model's own knowledge, which
@@ -137,7 +153,7 @@ typedef struct Local
 	bool		flushed;		/* the client may have been told */
 	bool		lost;			/* with a crash, before the flush */
 	uint32_t	number;
-	Op			ops[MAX_OPS];
+	Op			ops[MAX_CHANGES];
 	uint32_t	past[MAX_NODES];	/* seqs that its node had applied, in the order of its WAL */
 	uint32_t	ordinal;		/* which local transaction of that WAL it is: the seq that it must get */
 	P2pStamp	above_applied;	/* its stamp must exceed that of all it came after */
@@ -334,10 +350,19 @@ typedef struct Apply
 
 typedef enum Status
 {
-	STATUS_UNBORN, STATUS_JOINING, STATUS_CATCHUP, STATUS_ACTIVE, STATUS_LEAVING, STATUS_GONE
+	STATUS_UNBORN, STATUS_JOINING, STATUS_CATCHUP, STATUS_ACTIVE, STATUS_LEAVING, STATUS_GONE,
+	STATUS_EVICTED				/* and has heard of it, or was wiped */
 } Status;
 
-typedef enum MemberStatus { MEMBER_FREE, MEMBER_ADMITTED, MEMBER_LEFT } MemberStatus;
+typedef enum MemberStatus { MEMBER_FREE, MEMBER_ADMITTED, MEMBER_LEFT, MEMBER_EVICTED } MemberStatus;
+
+/* What a node's tables say of the members. */
+typedef struct Catalog
+{
+	uint8_t		members[MAX_NODES];	/* MemberStatus */
+	uint32_t	left_seq[MAX_NODES];
+	uint32_t	frozen[MAX_NODES][MAX_NODES];	/* [by][gone]: 1 + seq; 0 = no word of it */
+} Catalog;
 
 /* A member's signed state: does not change once it is made. */
 typedef struct State
@@ -364,8 +389,7 @@ typedef struct Shared
 	uint32_t	applied[MAX_NODES];
 	uint32_t	stable[MAX_NODES];
 	uint32_t	required[MAX_NODES];
-	uint8_t		members[MAX_NODES];	/* MemberStatus, as loaded */
-	uint32_t	left_seq[MAX_NODES];
+	Catalog		catalog;		/* as loaded */
 	uint32_t	wanted_generation;
 	uint32_t	loaded_generation;
 	const State *states[MAX_NODES];
@@ -409,8 +433,7 @@ typedef struct Join
 	uint32_t	nrunning;
 	uint32_t	running[MAX_SESSIONS + 1];
 	Row			rows[NTABLES][MAX_KEYS];
-	uint8_t		members[MAX_NODES];
-	uint32_t	left_seq[MAX_NODES];
+	Catalog		catalog;
 	uint32_t	vector[MAX_NODES];
 	P2pStamp	stamp;
 	uint32_t	xid;
@@ -420,8 +443,7 @@ typedef struct Join
 typedef struct Disk
 {
 	Row			rows[NTABLES][MAX_KEYS];
-	uint8_t		members[MAX_NODES];
-	uint32_t	left_seq[MAX_NODES];
+	Catalog		catalog;
 	uint32_t	required[MAX_NODES];
 	uint32_t	next_xid;
 	uint8_t		status;
@@ -447,8 +469,7 @@ typedef struct Node
 
 	Cell		cells[NTABLES][MAX_KEYS];
 	uint8_t		table_lock[NTABLES];	/* exclusive: who */
-	uint8_t		members[MAX_NODES];	/* the catalog, as committed */
-	uint32_t	left_seq[MAX_NODES];
+	Catalog		catalog;		/* as committed */
 	uint32_t	next_xid;
 	uint32_t	nwal;
 	uint32_t	flushed;
@@ -476,6 +497,7 @@ typedef struct Node
 	uint32_t	talk_chance;
 	uint32_t	error_chance;	/* per ten thousand steps of apply */
 	uint32_t	leave_barrier;
+	uint32_t	leave_deps[MAX_NODES];	/* what its leave depends on at most; zeros = not looked yet */
 
 	/* the truth: the greatest version of all applied, in the order of the WAL; and what a copy began with */
 	Local	   *top[NTABLES][MAX_KEYS];
@@ -489,7 +511,8 @@ typedef struct Node
 
 /* --- network, schedule, world --- */
 
-typedef enum MessageKind { MESSAGE_GOSSIP, MESSAGE_GOSSIP_REPLY, MESSAGE_PULL, MESSAGE_BATCHES } MessageKind;
+typedef enum MessageKind { MESSAGE_GOSSIP, MESSAGE_GOSSIP_REPLY, MESSAGE_PULL, MESSAGE_BATCHES,
+	MESSAGE_EVICTED } MessageKind;
 
 typedef struct Message
 {
@@ -511,7 +534,7 @@ typedef struct Message
 typedef enum EventKind
 {
 	EVENT_CLIENT, EVENT_CRASH, EVENT_CUT, EVENT_HEAL, EVENT_CLOCK, EVENT_JOIN, EVENT_LEAVE,
-	EVENT_WORKER, EVENT_SPEED, EVENT_PAUSE
+	EVENT_WORKER, EVENT_SPEED, EVENT_PAUSE, EVENT_EVICT
 } EventKind;
 
 /* Moments at which a crash is worth more than at others. */
@@ -545,6 +568,7 @@ typedef struct Profile
 	bool		balanced;		/* no worker is much slower than another */
 	uint32_t	bursts;			/* of clients' transactions */
 	uint32_t	joins;			/* weight of joins among the faults */
+	uint32_t	evictions;
 	uint32_t	ntables;
 	uint32_t	horizon;
 	uint32_t	loss;			/* percent */
@@ -572,6 +596,7 @@ typedef struct World
 	uint32_t	nvalues;
 	Random		network;
 	bool		cut[MAX_NODES][MAX_NODES];	/* from, to */
+	bool		evicts[MAX_NODES][MAX_NODES];	/* the truth: who has evicted whom */
 	uint32_t	rtt[MAX_NODES][MAX_NODES];
 	uint32_t	nmessages;
 	Message		messages[MAX_MESSAGES];
@@ -670,11 +695,23 @@ bool		keyindex_tombstone(const Node *node, uint32_t table, uint32_t key, P2pVers
 void		keyindex_sweep(Node *node);
 uint32_t	subops_of(const Local *local, SubOp *subops);
 
+/* evict.c */
+void		evict_begin(Node *node, uint32_t victim);
+void		evict_hear(Node *node, const char *how);
+void		evict_freeze(Node *node);
+void		evict_refuse(const Node *node, uint32_t to);
+bool		evict_cuts(const Node *node, uint64_t *cuts);
+bool		evict_is_settled(const Node *node);
+void		evict_operate(bool patient);
+bool		is_evicted(uint32_t node);
+uint32_t	members_left(const Node *node);
+
 /* join.c */
 void		join_begin(uint32_t sponsor);
 bool		join_step(Node *node);
 void		leave_begin(Node *node);
 bool		leave_step(Node *node);
+
 
 /* check.c: the invariants */
 void		violation(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
@@ -688,6 +725,7 @@ void		check_copy(const Node *node);
 void		check_dropped(const Node *node, const P2pVersion *version);
 void		check_held(const Node *node, P2pStamp stamp);
 uint32_t	left_at(uint32_t origin);
+void		check_cut(const Node *node, const Batch *batch);
 void		winner_find(uint32_t table, uint32_t key, const uint32_t *vector, Local **winner);
 void		check_progress(const Node *node, uint32_t origin, uint32_t seq);
 void		check_end(void);

@@ -16,8 +16,7 @@
 
 #include <string.h>
 
-static void effect_apply(const Effect *effect, uint32_t xid, Row *row, uint8_t *members,
-						 uint32_t *left_seq);
+static void effect_apply(const Effect *effect, uint32_t xid, Row *row, Catalog *catalog);
 static void record_to_disk(Node *node, const Wal *record);
 
 /* Make a node that has nothing. */
@@ -38,8 +37,7 @@ node_init(Node *node, uint32_t index, uint8_t status)
 	node->clock_drift = 0;
 	memset(node->cells, 0, sizeof(node->cells));
 	memset(node->table_lock, 0, sizeof(node->table_lock));
-	memset(node->members, 0, sizeof(node->members));
-	memset(node->left_seq, 0, sizeof(node->left_seq));
+	memset(&node->catalog, 0, sizeof(node->catalog));
 	node->next_xid = 3;
 	node->nwal = node->flushed = 0;
 	for (uint32_t i = 0; i < MAX_NODES; i++)
@@ -63,6 +61,7 @@ node_init(Node *node, uint32_t index, uint8_t status)
 	memset(node->wal_vector, 0, sizeof(node->wal_vector));
 	node->wal_greatest = 0;
 	node->leave_barrier = 0;
+	memset(node->leave_deps, 0, sizeof(node->leave_deps));
 	node->armed = ARM_NONE;
 	memset(node->paused, 0, sizeof(node->paused));
 }
@@ -117,7 +116,7 @@ record_to_disk(Node *node, const Wal *record)
 		const Effect *e = &record->effects[i];
 
 		effect_apply(e, record->xid, e->what <= EFFECT_GONE ? &disk->rows[e->table][e->key] : NULL,
-					 disk->members, disk->left_seq);
+					 &disk->catalog);
 	}
 	if (record->xid >= disk->next_xid)
 		disk->next_xid = record->xid + 1;
@@ -136,7 +135,7 @@ record_to_disk(Node *node, const Wal *record)
 
 /* Carry out one effect. */
 static void
-effect_apply(const Effect *effect, uint32_t xid, Row *row, uint8_t *members, uint32_t *left_seq)
+effect_apply(const Effect *effect, uint32_t xid, Row *row, Catalog *catalog)
 {
 	switch (effect->what)
 	{
@@ -150,12 +149,20 @@ effect_apply(const Effect *effect, uint32_t xid, Row *row, uint8_t *members, uin
 			row->exists = false;
 			break;
 		case EFFECT_ADMIT:
-			if (members[effect->key] == MEMBER_FREE)
-				members[effect->key] = MEMBER_ADMITTED;
+			if (catalog->members[effect->key] == MEMBER_FREE)
+				catalog->members[effect->key] = MEMBER_ADMITTED;
 			break;
 		case EFFECT_LEAVE:
-			members[effect->key] = MEMBER_LEFT;
-			left_seq[effect->key] = effect->value;
+			catalog->members[effect->key] = MEMBER_LEFT;
+			catalog->left_seq[effect->key] = effect->value;
+			break;
+		case EFFECT_EVICT:
+			if (catalog->members[effect->key] == MEMBER_ADMITTED)
+				catalog->members[effect->key] = MEMBER_EVICTED;
+			break;
+		case EFFECT_FREEZE:
+			if (catalog->frozen[effect->table][effect->key] <= effect->value)
+				catalog->frozen[effect->table][effect->key] = effect->value + 1;
 			break;
 	}
 }
@@ -168,10 +175,12 @@ effects_show(Node *node, const Effect *effects, uint32_t n, uint32_t xid)
 	{
 		const Effect *e = &effects[i];
 
-		if (e->what == EFFECT_ADMIT || e->what == EFFECT_LEAVE)
+		if (e->what > EFFECT_GONE)
 			node->shared.wanted_generation++;
 		effect_apply(e, xid, e->what <= EFFECT_GONE ? &node->cells[e->table][e->key].row : NULL,
-					 node->members, node->left_seq);
+					 &node->catalog);
+		if (e->what == EFFECT_EVICT && e->key == node->index)
+			evict_hear(node, "by a stream");
 	}
 }
 
@@ -218,8 +227,7 @@ node_crash(Node *node, bool power)
 		for (uint32_t k = 0; k < MAX_KEYS; k++)
 			node->cells[t][k].row = node->disk.rows[t][k];
 	}
-	memcpy(node->members, node->disk.members, sizeof(node->members));
-	memcpy(node->left_seq, node->disk.left_seq, sizeof(node->left_seq));
+	node->catalog = node->disk.catalog;
 	memset(node->sessions, 0, sizeof(node->sessions));
 	node->nqueued = 0;
 	memcpy(node->wal_vector, node->nwal > 0 ? node->wal[node->nwal - 1].vector : node->base_vector,
@@ -247,6 +255,7 @@ node_start(Node *node)
 	gossip_stop(node);
 	apply_stop(node);
 	node->leave_barrier = 0;
+	memset(node->leave_deps, 0, sizeof(node->leave_deps));
 	node->shared.wanted_generation = 1;
 	members_load(node);
 }
@@ -258,8 +267,7 @@ members_load(Node *node)
 	Shared	   *shared = &node->shared;
 
 	shared->loaded_generation = shared->wanted_generation;
-	memcpy(shared->members, node->members, sizeof(shared->members));
-	memcpy(shared->left_seq, node->left_seq, sizeof(shared->left_seq));
+	shared->catalog = node->catalog;
 	memcpy(shared->required, node->disk.required, sizeof(shared->required));
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{

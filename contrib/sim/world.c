@@ -107,7 +107,7 @@ begin(void)
 			world.nodes[i].clock_drift = drift;
 		}
 		for (uint32_t m = 0; m < world.nnodes; m++)
-			world.nodes[i].members[m] = world.nodes[i].disk.members[m] = MEMBER_ADMITTED;
+			world.nodes[i].catalog.members[m] = world.nodes[i].disk.catalog.members[m] = MEMBER_ADMITTED;
 		node_start(&world.nodes[i]);
 	}
 }
@@ -125,7 +125,7 @@ event_happen(const Event *event)
 				client_begin(node, event);
 			break;
 		case EVENT_CRASH:
-			if (!node->up || node->status == STATUS_GONE)
+			if (!node->up || node->status >= STATUS_GONE)
 				break;
 			if (event->peer != ARM_NONE)
 			{
@@ -169,6 +169,9 @@ event_happen(const Event *event)
 			break;
 		case EVENT_LEAVE:
 			leave_begin(node);
+			break;
+		case EVENT_EVICT:
+			evict_begin(node, event->peer);
 			break;
 		case EVENT_WORKER:
 			if (!node->up)
@@ -246,7 +249,7 @@ node_step(Node *node, uint32_t worker)
 
 	if (!node->up)
 	{
-		if (node->status != STATUS_GONE && node->status != STATUS_UNBORN &&
+		if (node->status < STATUS_GONE && node->status != STATUS_UNBORN &&
 			(world.tick >= node->restart_tick || world.ending))
 			node_start(node);
 		return;
@@ -360,6 +363,10 @@ message_arrive(uint32_t which)
 		case MESSAGE_BATCHES:
 			pull_receive(to, &m);
 			break;
+		case MESSAGE_EVICTED:
+			if (to->shared.catalog.members[m.from] == MEMBER_ADMITTED)
+				evict_hear(to, "by a member");
+			break;
 	}
 }
 
@@ -382,6 +389,8 @@ finish(void)
 		}
 		while (world.nmessages > 0)
 			message_arrive(world.nmessages - 1);
+		if (round % 100 == 99)
+			evict_operate(round < 1000);
 		if (round % 8 == 7 && quiet(why, sizeof(why)))
 			return;
 		if (round > 200)

@@ -16,7 +16,8 @@
  *
  * A member that leaves says so in its own stream. What comes later counts for
  * nothing (p2p_follow.h): the log is complete with the leave. The leaving node
- * stays until every other member stores it.
+ * stays until every other member stores it, and all that it may depend on: a
+ * transaction of a node that dies later may be nowhere else.
  *
  * Called by pull, states, apply and leave, and by the simulator.
  */
@@ -64,9 +65,20 @@ p2p_member_is_complete(const P2pMemberLog *log, uint64_t seq)
 	return log->left && seq >= log->left_seq;
 }
 
-/* Does a member that says it stores this have our leave? */
+/* Does a member that says it stores this have our leave, and what that depends on at most? */
 bool
-p2p_member_has_leave(const P2pVector *stored, const P2pOrigin *self, uint64_t leave_seq)
+p2p_member_has_leave(const P2pVector *stored, const P2pOrigin *self, uint64_t leave_seq,
+					 const P2pVector *deps)
 {
-	return p2p_vector_get(stored, self) >= leave_seq;
+	if (p2p_vector_get(stored, self) < leave_seq)
+		return false;
+	for (uint32_t i = 0; i < deps->count; i++)
+	{
+		const P2pVectorEntry *entry = &deps->entries[i];
+
+		if (!p2p_origin_equal(&entry->origin, self) &&
+			p2p_vector_get(stored, &entry->origin) < entry->seq)
+			return false;
+	}
+	return true;
 }

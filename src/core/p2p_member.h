@@ -29,7 +29,8 @@ bool		p2p_member_copy_is_covered(const P2pMemberLog *log);
 bool		p2p_member_tables_are_covered(const P2pMemberLog *log);
 /* Has the log all that there will ever be of its origin? seq: of the last whole transaction held. */
 bool		p2p_member_is_complete(const P2pMemberLog *log, uint64_t seq);
-/* Does a member that says it stores this have our leave? */
-bool		p2p_member_has_leave(const P2pVector *stored, const P2pOrigin *self, uint64_t leave_seq);
+/* Does a member that says it stores this have our leave, and what that depends on at most? */
+bool		p2p_member_has_leave(const P2pVector *stored, const P2pOrigin *self, uint64_t leave_seq,
+								 const P2pVector *deps);
 
 #endif							/* P2P_MEMBER_H */

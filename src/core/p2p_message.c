@@ -345,7 +345,7 @@ p2p_get_error(P2pReader *r, P2pErrorCode *code, char text[P2P_TEXT_SIZE])
 	uint16_t	number = p2p_get_u16(r);
 
 	*code = P2P_ERROR_INTERNAL;
-	if (number >= P2P_ERROR_UNKNOWN_NODE && number <= P2P_ERROR_INCOMPATIBLE)
+	if (number >= P2P_ERROR_UNKNOWN_NODE && number <= P2P_ERROR_EVICTED)
 		*code = (P2pErrorCode) number;
 	p2p_get_text(r, text, P2P_TEXT_SIZE);
 	return finish(r);

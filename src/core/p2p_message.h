@@ -162,7 +162,8 @@ typedef enum P2pErrorCode
 	P2P_ERROR_BAD_REQUEST = 8,
 	P2P_ERROR_INTERNAL = 9,
 	P2P_ERROR_UNREACHABLE = 10,	/* drill: this link is cut by a setting */
-	P2P_ERROR_INCOMPATIBLE = 11	/* encoding or version */
+	P2P_ERROR_INCOMPATIBLE = 11,	/* encoding or version */
+	P2P_ERROR_EVICTED = 12		/* you were a member, and are none any more, for good */
 } P2pErrorCode;
 
 void		p2p_put_error(P2pWriter *w, P2pErrorCode code, const char *text);

@@ -55,6 +55,7 @@
 #include "barrier.h"
 #include "crashpoint.h"
 #include "displaced.h"
+#include "evict.h"
 #include "keyset.h"
 #include "members.h"
 #include "monotonic.h"
@@ -84,7 +85,10 @@ typedef struct ApplyOrigin
 	uint64		applied_seq;	/* this worker is its only writer */
 	int			retry_ms;
 	int64		retry_us;		/* monotonic: not before this; 0 = no error */
+	P2pVector  *deps;			/* of the next transaction of an evicted one, while it waits; or NULL */
+	uint64		deps_seq;		/* which one that is */
 	uint64		alone_until;	/* no groups up to this seq */
+	uint64		careful_until;	/* no runs, either */
 	uint64		alone;			/* so many were to be applied singly after the last failure of a group */
 } ApplyOrigin;
 
@@ -136,9 +140,12 @@ static void undo(int slot);
 static void group_failed(int slot);
 static void transaction_failed(int slot);
 static void state_set(int slot, RpApplyState state);
+static void deps_note(int slot, uint64 seq, const P2pVector *deps);
+static void evicted_settle(void);
 static void handlers_settle(void);
 static bool follow_up(void);
 static void housekeeping(void);
+static void stats_report(void);
 
 /* Where an error happened, for its context line. */
 typedef struct ApplyPlace
@@ -177,13 +184,17 @@ rp_apply_main(Datum dboid)
 
 		rp_worker_check(node, RP_WORKER_APPLY);
 		members_refresh();
+		if (rp_node_status(node) == RP_NODE_EVICTED)
+			proc_exit(0);		/* nothing is applied here any more */
 		wake_us = 0;
 		for (int slot = 1; slot < node->nmembers; slot++)
 			progress |= turn(slot);
 		listening_set();
 		progress |= follow_up();
+		evicted_settle();
 		handlers_settle();
 		housekeeping();
+		stats_report();
 		if (progress)
 			continue;
 		commits_publish();
@@ -295,6 +306,8 @@ wait_until_ready(void)
 		SpinLockRelease(&node->vector_lock);
 		if (ready)
 			return;
+		if (status == RP_NODE_EVICTED)
+			proc_exit(0);
 		rp_worker_wait(node, RP_WORKER_APPLY, HELD_RECHECK_MS, PG_WAIT_EXTENSION);
 	}
 }
@@ -392,6 +405,7 @@ apply_next(int slot)
 	commit.started_at = GetCurrentTimestamp();
 	commit.n = 0;
 	commit.grouped = false;
+	commit.txn.storing_run = false;
 	PG_TRY();
 	{
 		P2pBegin	begin;
@@ -399,7 +413,11 @@ apply_next(int slot)
 		RpApplyState state;
 
 		if (!next_is_ready(slot, origins[slot].applied_seq, &begin, &deps, &state))
+		{
 			state_set(slot, state);
+			if (state == RP_APPLY_WAITING)
+				deps_note(slot, begin.seq, deps);
+		}
 		else
 		{
 			state_set(slot, RP_APPLY_APPLYING);
@@ -411,7 +429,7 @@ apply_next(int slot)
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(turn_context);
-		if (commit.grouped)
+		if (commit.grouped || commit.txn.storing_run)
 		{
 			done = Max(commit.n, 1);
 			group_failed(slot);
@@ -548,7 +566,7 @@ commit_next(int slot, const P2pBegin *begin, const P2pVector *deps)
 	memset(&commit.txn, 0, sizeof(commit.txn));
 	commit.txn.node = node;
 	commit.txn.change_context = change_context;
-	commit.txn.careful = origins[slot].retry_ms != 0;
+	commit.txn.careful = origins[slot].retry_ms != 0 || begin->seq <= origins[slot].careful_until;
 	commit.txn.group = commit.grouped ? &commit.note : NULL;
 
 	StartTransactionCommand();
@@ -612,6 +630,7 @@ transaction_apply(const P2pBegin *begin, const P2pVector *deps)
 	txn->version.dot.seq = begin->seq;
 	txn->deps = deps;
 	txn->item = 0;
+	txn->streak = 0;
 	rp_apply_origin_set(commit.slot, begin->seq, begin->stamp);
 	commit.n++;
 	commit.seq = begin->seq;
@@ -621,6 +640,7 @@ transaction_apply(const P2pBegin *begin, const P2pVector *deps)
 	MemoryContextSwitchTo(TopTransactionContext);
 	rp_versions_put(U64FromFullTransactionId(GetCurrentFullTransactionId()), &entry);
 	items_apply(txn, origins[commit.slot].stream);
+	rp_run_flush(txn);
 	if (commit.grouped)
 		ReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(TopTransactionContext);
@@ -668,6 +688,7 @@ commit_finish(void)
 	RpApplyTransaction *txn = &commit.txn;
 
 	rp_apply_close_relations(txn);
+	rp_stream_wait_stored(origins[commit.slot].stream, commit.seq);
 	if (commit.grouped)
 	{
 		RpVersionEntry entry = {(uint16) commit.slot, commit.seq, commit.stamp};
@@ -744,13 +765,17 @@ undo(int slot)
 	AbortOutOfAnyTransaction();
 	rp_keyindex_abort();
 	rp_keysets_abort();
+	rp_run_abort();
 	rp_relations_abort();
 	MemoryContextReset(change_context);
 	replorigin_session_origin = InvalidRepOriginId;
 	rp_stream_reset(origins[slot].stream);
 }
 
-/* Undo a group: its members are applied one by one, which also says what is wrong, if anything is. */
+/*
+ * Undo a group, or a transaction in which a run failed: it is applied one by one, and row by row, which also
+ * says what is wrong, if anything is.
+ */
 static void
 group_failed(int slot)
 {
@@ -763,6 +788,8 @@ group_failed(int slot)
 			(errmsg_internal("%d transactions are applied one by one: %s", commit.n, error->message)));
 	FlushErrorState();
 	undo(slot);
+	if (commit.txn.storing_run)
+		origin->careful_until = commit.seq;
 	origin->alone = Min(origin->alone * 2 + 1, MAX_ALONE);
 	origin->alone_until = commit.seq + origin->alone - 1;
 	FreeErrorData(error);
@@ -802,6 +829,43 @@ transaction_failed(int slot)
 	member->apply_errors++;
 	SpinLockRelease(&node->vector_lock);
 	FreeErrorData(error);
+}
+
+/* Remember what the next transaction of an evicted member waits for: it may be for ever. */
+static void
+deps_note(int slot, uint64 seq, const P2pVector *deps)
+{
+	ApplyOrigin *origin = &origins[slot];
+
+	if (node->members[slot].status != RP_MEMBER_EVICTED)
+		return;
+	if (origin->deps == NULL)
+		origin->deps = MemoryContextAlloc(TopMemoryContext, sizeof(P2pVector));
+	*origin->deps = *deps;
+	origin->deps_seq = seq;
+}
+
+/* If members are evicted: is all applied of them that ever will be? */
+static void
+evicted_settle(void)
+{
+	uint64		applied[RP_MAX_MEMBERS];
+	const P2pVector *deps[RP_MAX_MEMBERS];
+
+	if (!node->any_evicted || node->settled_generation == known_generation)
+		return;
+	for (int slot = 0; slot < RP_MAX_MEMBERS; slot++)
+	{
+		const ApplyOrigin *origin = &origins[slot];
+
+		applied[slot] = origin->applied_seq;
+		deps[slot] = origin->deps_seq == origin->applied_seq + 1 ? origin->deps : NULL;
+	}
+	if (!rp_evict_settle(node, applied, deps))
+	{
+		commits_publish();		/* what is applied counts once capture has read it */
+		wake_by(rp_monotonic_us() + SETTLE_INTERVAL_MS * INT64CONST(1000));
+	}
 }
 
 /* While a change of conflict handlers is not settled, look again now and then. */
@@ -864,4 +928,23 @@ housekeeping(void)
 	StartTransactionCommand();
 	rp_conflict_prune();
 	CommitTransactionCommand();
+}
+
+/*
+ * Report to the server's statistics what was written: autovacuum goes by them. At most once a
+ * second while there is work, and what is left soon after it.
+ */
+static void
+stats_report(void)
+{
+	static int64 due_us = 0;
+	bool		due = due_us != 0 && rp_monotonic_us() >= due_us;
+	long		again_ms = pgstat_report_stat(due);
+
+	if (again_ms <= 0)
+		due_us = 0;
+	else if (due_us == 0 || due)
+		due_us = rp_monotonic_us() + again_ms * INT64CONST(1000);
+	if (due_us != 0)
+		wake_by(due_us);
 }

@@ -15,6 +15,7 @@
  *	  member		GOSSIP, PULL, JOIN_CHECK, JOIN (a joiner that asks again)
  *	  left			GOSSIP, JOIN_CHECK, JOIN: who leaves has to hear when all have its changes
  *	  stranger		JOIN_CHECK, JOIN
+ *	  evicted		nothing: it is told that it is evicted
  *
  * What may not be said is answered by a sealed ERROR. What is no proper message
  * ends the session, is counted, and is answered by an 'E' message: an SQL error
@@ -75,7 +76,8 @@ typedef enum Standing
 {
 	STANDING_STRANGER = 0,
 	STANDING_MEMBER,
-	STANDING_LEFT
+	STANDING_LEFT,
+	STANDING_EVICTED
 } Standing;
 
 typedef struct Peer
@@ -353,10 +355,15 @@ may_speak(RpNode *node, const Peer *peer, uint8 kind, StringInfo reply)
 	RpNodeStatus status = rp_node_status(node);
 
 	/* First, as a node that is joining knows nobody yet. */
-	if (status == RP_NODE_CREATING || status == RP_NODE_JOINING ||
+	if (status == RP_NODE_CREATING || status == RP_NODE_JOINING || status == RP_NODE_EVICTED ||
 		(status != RP_NODE_ACTIVE && joins))
 	{
 		rp_serve_error(reply, P2P_ERROR_NOT_READY, "this node is not ready for that");
+		return false;
+	}
+	if (peer->standing == STANDING_EVICTED)
+	{
+		rp_serve_error(reply, P2P_ERROR_EVICTED, "you were evicted from the group");
 		return false;
 	}
 	if (!allowed)
@@ -424,7 +431,8 @@ find_peer(RpNode *node, Peer *peer)
 		if (member->status == RP_MEMBER_FREE ||
 			memcmp(member->public_key, session.peer_key, P2P_PUBLIC_KEY_SIZE) != 0)
 			continue;
-		peer->standing = member->status == RP_MEMBER_ADMITTED ? STANDING_MEMBER : STANDING_LEFT;
+		peer->standing = member->status == RP_MEMBER_ADMITTED ? STANDING_MEMBER :
+			member->status == RP_MEMBER_EVICTED ? STANDING_EVICTED : STANDING_LEFT;
 		strlcpy(peer->name, member->name, sizeof(peer->name));
 		if (peer->standing == STANDING_MEMBER)
 			break;				/* else a later epoch may be one */

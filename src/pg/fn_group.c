@@ -283,6 +283,14 @@ node_is_ready(RpNode *node)
 {
 	RpNodeStatus status = node != NULL ? rp_node_status(node) : RP_NODE_NONE;
 
+	if (status == RP_NODE_EVICTED)
+	{
+		ConditionVariableCancelSleep();
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this node was evicted from its group"),
+				 errhint("Leave by replp2p.leave_group(), and join anew.")));
+	}
 	if (status == RP_NODE_LEAVING || status == RP_NODE_GONE)
 	{
 		ConditionVariableCancelSleep();
@@ -417,6 +425,8 @@ rp_leave_group(PG_FUNCTION_ARGS)
 	rp_writable_required("replp2p.leave_group()");
 	node = rp_node_required();
 	self_read(name, dsn, &status, node);
+	/* there is nobody who would wait for its changes */
+	force |= status == RP_NODE_EVICTED;
 
 	if (status != RP_NODE_ACTIVE && !force)
 		ereport(ERROR,

@@ -113,7 +113,7 @@ put_member(RpRow *row, const RpNodeView *view, int slot)
 		rp_row_null(row);
 	else
 		rp_row_interval(row, m->clock_offset_us);
-	if (m->status == RP_MEMBER_LEFT)
+	if (m->status == RP_MEMBER_LEFT || (m->status == RP_MEMBER_EVICTED && view->cuts_known))
 		rp_row_int64(row, (int64) m->left_seq);
 	else
 		rp_row_null(row);
@@ -133,7 +133,8 @@ rp_get_stat_lag(PG_FUNCTION_ARGS)
 		const RpMember *m = &view->members[slot].m;
 
 		if (m->status == RP_MEMBER_ADMITTED ||
-			(m->status == RP_MEMBER_LEFT && m->applied_seq < m->left_seq))
+			(m->status == RP_MEMBER_LEFT && m->applied_seq < m->left_seq) ||
+			(m->status == RP_MEMBER_EVICTED && !view->evicted_settled))
 			put_lag(&row, view, slot);
 	}
 	return (Datum) 0;

@@ -15,6 +15,7 @@
  *	  joining: idle; the join worker is at work
  *	  catchup, active, leaving: talk
  *	  leaving --all have our changes, or by force--> gone
+ *	  evicted: idle; whoever hears of it (here, or apply) sets it
  *
  * Memory: what lives as long as the node is in `life`; a step has a context of
  * its own, reset each time. An ERROR ends the worker, and the launcher starts it
@@ -30,6 +31,7 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
+#include "evict.h"
 #include "identity.h"
 #include "join_serve.h"
 #include "leave.h"
@@ -54,6 +56,7 @@ typedef struct Gossip
 	uint64		read_generation;	/* of the catalog, as this process has read it */
 	bool		loaded;			/* it has, at least once */
 	uint64		generation;		/* of the membership that peers and pull follow */
+	bool		freeze_due;		/* who is gone is perhaps not frozen yet */
 	bool		force_leave;
 	P2pId		sponsor;		/* by whom it joined; zeros if it created the group */
 
@@ -78,6 +81,7 @@ static void talk(Gossip *gossip);
 static void prepare(Gossip *gossip);
 static void wipe_identity(int code, Datum arg);
 static void follow_membership(Gossip *gossip);
+static void freeze(Gossip *gossip);
 static bool absorb_states(Gossip *gossip);
 static void tick(Gossip *gossip);
 static void sweep_loans(Gossip *gossip);
@@ -117,6 +121,9 @@ step(Gossip *gossip)
 			become_active(gossip);
 			break;
 		case RP_NODE_JOINING:
+		case RP_NODE_EVICTED:
+			if (gossip->life != NULL)
+				proc_exit(0);	/* links, logs and key go with this process; the next one is idle */
 			rp_worker_wait(gossip->node, RP_WORKER_GOSSIP, IDLE_MS, PG_WAIT_EXTENSION);
 			break;
 		case RP_NODE_LEAVING:
@@ -217,10 +224,13 @@ talk(Gossip *gossip)
 {
 	bool		changed;
 	int64		left_us;
+	const char *teller;
 
 	if (gossip->life == NULL)
 		prepare(gossip);
 	follow_membership(gossip);
+	if (gossip->freeze_due)
+		freeze(gossip);
 	changed = absorb_states(gossip);
 	if (rp_monotonic_us() >= gossip->tick_due_us)
 	{
@@ -235,6 +245,11 @@ talk(Gossip *gossip)
 	left_us = gossip->tick_due_us - rp_monotonic_us();
 	if (!rp_peers_wait(gossip->peers, left_us <= 0 ? 0 : (long) ((left_us + 999) / 1000)))
 		rp_pull_commit(gossip->pull);
+	teller = rp_peers_evicted_by(gossip->peers);
+	if (teller != NULL && rp_node_status(gossip->node) == RP_NODE_LEAVING)
+		gossip->force_leave = true; /* nobody waits for its changes any more */
+	else if (teller != NULL)
+		rp_evict_self(gossip->node, teller);
 }
 
 /* Read the key and make what talking takes; opens, and so recovers, all logs. */
@@ -281,6 +296,28 @@ follow_membership(Gossip *gossip)
 	rp_pull_refresh(gossip->pull);
 	rp_peers_refresh(gossip->peers);
 	gossip->tick_due_us = 0;
+	gossip->freeze_due = true;
+}
+
+/* Freeze who is gone, if need be: their links are closed by now, and what came by them is made durable. */
+static void
+freeze(Gossip *gossip)
+{
+	RpNode	   *node = gossip->node;
+	bool		closed[RP_MAX_MEMBERS];
+	bool		any_evicted;
+
+	LWLockAcquire(&node->lock, LW_SHARED);
+	any_evicted = node->any_evicted;
+	LWLockRelease(&node->lock);
+	gossip->freeze_due = false;
+	if (!any_evicted || rp_node_status(node) == RP_NODE_LEAVING)
+		return;
+	rp_pull_commit(gossip->pull);
+	for (int slot = 0; slot < RP_MAX_MEMBERS; slot++)
+		closed[slot] = !rp_peers_is_linked(gossip->peers, slot);
+	gossip->freeze_due = !rp_evict_freeze(node, gossip->me, closed);
+	MemoryContextSwitchTo(gossip->step);
 }
 
 /* Take over the states of other members that have come since the last look, by whatever way. */

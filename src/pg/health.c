@@ -63,6 +63,7 @@ static void check_worker_errors(HealthReport *report);
 static void check_capture(HealthReport *report);
 static void check_own_log(HealthReport *report);
 static void check_members(HealthReport *report);
+static void check_evictions(HealthReport *report);
 static void check_node_names(HealthReport *report);
 static void check_apply(HealthReport *report);
 static void check_lag(HealthReport *report);
@@ -79,6 +80,7 @@ static const HealthCheck checks[] = {
 	{"capture", check_capture, "capture keeps up with the WAL"},
 	{"own_log", check_own_log, "it is whole, as far as known, and no member knows more of this node"},
 	{"members", check_members, "all members are heard"},
+	{"evictions", check_evictions, "none is going on"},
 	{"node_names", check_node_names, "the names of the members are different"},
 	{"apply", check_apply, "nothing stands in the way of applying"},
 	{"lag", check_lag, "the changes of all members are applied in time"},
@@ -141,6 +143,14 @@ check_ready(HealthReport *report)
 
 	if (report->view->status == RP_NODE_ACTIVE)
 		return;
+	if (report->view->status == RP_NODE_EVICTED)
+	{
+		rp_finding(&report->out, CRITICAL_STATUS,
+				   "Stop its clients, save what only this node has, call replp2p.leave_group(), empty the "
+				   "tables and join anew.",
+				   "this node was evicted from its group: nothing is replicated here any more");
+		return;
+	}
 
 	LWLockAcquire(&report->node->lock, LW_SHARED);
 	strlcpy(error, report->node->join.last_error, sizeof(error));
@@ -184,6 +194,8 @@ worker_is_due(RpNodeStatus status, RpWorkerKind kind)
 		case RP_NODE_LEAVING:
 			return kind == RP_WORKER_CAPTURE || kind == RP_WORKER_GOSSIP ||
 				kind == RP_WORKER_APPLY;
+		case RP_NODE_EVICTED:
+			return kind == RP_WORKER_CAPTURE || kind == RP_WORKER_GOSSIP;
 		case RP_NODE_NONE:
 		case RP_NODE_GONE:
 			break;
@@ -283,6 +295,52 @@ check_own_log(HealthReport *report)
 				   "node \"%s\" has transactions of this node up to " UINT64_FORMAT
 				   ", this node itself only up to " UINT64_FORMAT,
 				   view->members[teller].m.name, told, own);
+}
+
+/* Who has not frozen all that are gone, as far as this node knows? Appends names; returns how many. */
+static int
+list_missing_freezes(StringInfo names)
+{
+	RpCatalog	catalog;
+	uint64		n;
+
+	rp_catalog_open(&catalog);
+	n = rp_catalog_run("SELECT m.node_name::text FROM replp2p.members m WHERE m.status = 'admitted'"
+					   " AND EXISTS (SELECT FROM replp2p.members x WHERE x.status <> 'admitted'"
+					   " AND NOT EXISTS (SELECT FROM replp2p.membership f WHERE f.change = 'f'"
+					   " AND f.author_id = m.node_id AND f.author_epoch = m.epoch"
+					   " AND f.subject_id = x.node_id AND f.subject_epoch = x.epoch)) ORDER BY 1",
+					   SPI_OK_SELECT, NULL, 0);
+	for (uint64 row = 0; row < n; row++)
+	{
+		char		name[NAMEDATALEN];
+
+		rp_column_text(row, 1, name, sizeof(name));
+		appendStringInfo(names, "%s\"%s\"", row > 0 ? ", " : "", name);
+	}
+	rp_catalog_close(&catalog);
+	return (int) n;
+}
+
+/* Is an eviction not at its end? */
+static void
+check_evictions(HealthReport *report)
+{
+	const RpNodeView *view = report->view;
+	StringInfoData names;
+
+	if (view->evicted_settled || view->status == RP_NODE_EVICTED)
+		return;
+	initStringInfo(&names);
+	if (list_missing_freezes(&names) > 0)
+		rp_finding(&report->out, WARNING_STATUS,
+				   "Until then the evicted nodes keep logs from being trimmed. Bring those nodes back, "
+				   "or evict who is gone for good, too.",
+				   "an eviction waits for the word of %s", names.data);
+	else
+		rp_finding(&report->out, WARNING_STATUS,
+				   "It goes on by itself; see replp2p.stat_lag if it doesn't.",
+				   "the last changes of an evicted node are not all applied yet");
 }
 
 /* Who is not heard? */

@@ -216,7 +216,8 @@ static void
 refusal_raise(P2pErrorCode code, const char *text)
 {
 	bool		final = code == P2P_ERROR_INVITE_INVALID || code == P2P_ERROR_INVITE_EXPIRED ||
-		code == P2P_ERROR_INVITE_USED || code == P2P_ERROR_NAME_TAKEN;
+		code == P2P_ERROR_INVITE_USED || code == P2P_ERROR_NAME_TAKEN ||
+		code == P2P_ERROR_EVICTED;
 
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_EXCEPTION),
@@ -422,7 +423,7 @@ target_hear(RpNode *node, TimestampTz since, P2pVector *target)
 	return heard || alone;
 }
 
-/* A peer may store more of a member that left than anybody applies: how far does it count? */
+/* A peer may store more of a member that is gone than anybody applies: how far does it count? */
 static uint64
 last_that_counts(RpNode *node, const P2pVectorEntry *stored)
 {
@@ -434,6 +435,8 @@ last_that_counts(RpNode *node, const P2pVectorEntry *stored)
 	LWLockAcquire(&node->lock, LW_SHARED);
 	if (node->members[slot].status == RP_MEMBER_LEFT)
 		last = Min(last, node->members[slot].left_seq);
+	else if (node->members[slot].status == RP_MEMBER_EVICTED)
+		last = 0;				/* it comes, as far as it can: p2p_evict.c */
 	LWLockRelease(&node->lock);
 	return last;
 }

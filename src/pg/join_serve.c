@@ -220,13 +220,13 @@ request_judge(Request *request)
 	return granted;
 }
 
-/* Has the joiner left the group after it was admitted? Between catalog open and close. */
+/* Has the joiner left the group, or was it evicted, after it was admitted? Between catalog open and close. */
 static bool
 joiner_has_left(const Request *request)
 {
 	RpArg		args[] = {rp_arg_bytes(&request->joiner.id, P2P_ID_SIZE)};
 
-	return rp_catalog_run("SELECT FROM replp2p.members WHERE node_id = $1 AND status = 'left'",
+	return rp_catalog_run("SELECT FROM replp2p.members WHERE node_id = $1 AND status <> 'admitted'",
 						  SPI_OK_SELECT, args, lengthof(args)) > 0;
 }
 
@@ -252,7 +252,7 @@ invite_judge(Request *request)
 		return DatumGetBool(rp_column(0, 3)) ?
 			(Refusal) {P2P_ERROR_INVITE_EXPIRED, "the invite has expired"} : granted;
 	return joiner_has_left(request) ?
-		(Refusal) {P2P_ERROR_INVITE_USED, "this node has joined by the invite, and left"} : granted;
+		(Refusal) {P2P_ERROR_INVITE_USED, "this node has joined by the invite, and left or was evicted"} : granted;
 }
 
 /* Use the invite up, and admit the joiner to the group. Between catalog open and close. */

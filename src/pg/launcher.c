@@ -73,6 +73,7 @@ static const uint32 wanted_workers[] = {
 	[RP_NODE_ACTIVE] = WANT_ALL,
 	[RP_NODE_LEAVING] = WANT_ALL,
 	[RP_NODE_GONE] = WANT(RP_WORKER_SWEEP),
+	[RP_NODE_EVICTED] = WANT(RP_WORKER_CAPTURE) | WANT(RP_WORKER_GOSSIP),
 };
 
 static const char *const worker_mains[RP_WORKER_KINDS] = {

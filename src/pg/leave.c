@@ -9,7 +9,8 @@
  * said in its signed state that it stores our log up to that transaction:
  *
  *	  barrier -> capture has passed it -> seq of the leave row, from the own log
- *		-> stored[self] >= seq in the states of all admitted members
+ *		-> stored[self] >= seq in the states of all admitted members, and stored
+ *		   covers what this node had applied at the barrier, on which the row depends
  *
  * Nor does it go while a member is joining: it may have copied from here, and nobody
  * else may give it the part of the logs that its copy needs (pull.c).
@@ -49,6 +50,7 @@ struct RpLeave
 	XLogRecPtr	barrier;		/* Invalid = not set yet */
 	bool		seq_known;
 	uint64		seq;			/* of the leave row's transaction; 0 = everybody has it */
+	P2pVector	deps;			/* what it depends on, or a little more */
 };
 
 /* Where replp2p.membership says what a row is about, in the body at hand. */
@@ -97,7 +99,10 @@ rp_leave_may_go(RpLeave *leave)
 		return false;
 	}
 	if (!leave->seq_known)
+	{
+		rp_vector_captured(node, &leave->deps);
 		leave->seq = find_leave_seq(node, leave->me);
+	}
 	leave->seq_known = true;
 
 	LWLockAcquire(&node->lock, LW_SHARED);
@@ -114,7 +119,8 @@ rp_leave_may_go(RpLeave *leave)
 		LWLockRelease(&node->lock);
 		if (counts && (!rp_state_read(node, slot, memory, &state) ||
 					   state.phase == P2P_PHASE_JOINING ||
-					   !p2p_member_has_leave(&state.stored, &leave->me->self, leave->seq)))
+					   !p2p_member_has_leave(&state.stored, &leave->me->self, leave->seq,
+											 &leave->deps)))
 			return false;
 	}
 	return true;

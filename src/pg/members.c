@@ -16,6 +16,7 @@
  *
  *	  creating -> active -> leaving -> gone
  *	  joining -> catchup -> active
+ *	  active -> evicted -> leaving
  *
  * Locks: RpNode.lock exclusive while copying in, vector_lock inside it; neither
  * is held during SPI.
@@ -34,6 +35,7 @@
 #include "p2p_crypto.h"
 
 #include "catalog.h"
+#include "evict.h"
 #include "identity.h"
 #include "join_plan.h"
 #include "members.h"
@@ -65,10 +67,12 @@ typedef struct LoadedNode
 	char		group_name[NAMEDATALEN];
 	bool		force_leave;
 	int			nmembers;
+	bool		any_evicted;
+	bool		cuts_known;
 	LoadedMember members[RP_MAX_MEMBERS];
 } LoadedNode;
 
-/* Words of local_node.status; the first and the last never stand in the table. */
+/* Words of local_node.status; none and gone never stand in the table. */
 static const char *const status_names[] = {
 	[RP_NODE_NONE] = "none",
 	[RP_NODE_CREATING] = "creating",
@@ -77,6 +81,7 @@ static const char *const status_names[] = {
 	[RP_NODE_ACTIVE] = "active",
 	[RP_NODE_LEAVING] = "leaving",
 	[RP_NODE_GONE] = "gone",
+	[RP_NODE_EVICTED] = "evicted",
 };
 
 /* Return the word for a status; static memory. */
@@ -212,12 +217,39 @@ origin_find(LoadedMember *member, bool self)
 				 errhint("It must not be dropped while the node is a member. This node has to leave the group by force and join anew.")));
 }
 
+static RpMemberStatus
+member_status_of_name(const char *name)
+{
+	if (strcmp(name, "left") == 0)
+		return RP_MEMBER_LEFT;
+	return strcmp(name, "evicted") == 0 ? RP_MEMBER_EVICTED : RP_MEMBER_ADMITTED;
+}
+
+/* Find where the evicted members end, if every member has frozen them. Between catalog open and close. */
+static void
+cuts_read(LoadedNode *loaded)
+{
+	RpMemberStatus statuses[RP_MAX_MEMBERS];
+	uint64		cuts[RP_MAX_MEMBERS];
+
+	if (!loaded->any_evicted)
+		return;
+	for (int slot = 0; slot < loaded->nmembers; slot++)
+		statuses[slot] = loaded->members[slot].status;
+	loaded->cuts_known = rp_evict_cuts_read(statuses, loaded->nmembers, cuts);
+	for (int slot = 0; slot < loaded->nmembers; slot++)
+	{
+		if (statuses[slot] == RP_MEMBER_EVICTED)
+			loaded->members[slot].left_seq = loaded->cuts_known ? cuts[slot] : 0;
+	}
+}
+
 /* Read all rows of members. Between catalog open and close. */
 static void
 members_read(LoadedNode *loaded)
 {
 	uint64		n = rp_catalog_run("SELECT slot, node_id, epoch, node_name, dsn, public_key,"
-								   " status = 'left', left_seq, paused, accepted_stamp, required_seq"
+								   " status, left_seq, paused, accepted_stamp, required_seq"
 								   " FROM replp2p.members ORDER BY slot",
 								   SPI_OK_SELECT, NULL, 0);
 
@@ -225,6 +257,7 @@ members_read(LoadedNode *loaded)
 	{
 		int			slot = DatumGetInt16(rp_column(row, 1));
 		LoadedMember *member;
+		char		status[NAMEDATALEN];
 
 		if (slot < 0 || slot >= RP_MAX_MEMBERS)
 			ereport(ERROR,
@@ -238,7 +271,9 @@ members_read(LoadedNode *loaded)
 		rp_column_name(row, 4, member->name);
 		rp_column_text(row, 5, member->dsn, sizeof(member->dsn));
 		rp_column_bytes(row, 6, member->public_key, P2P_PUBLIC_KEY_SIZE);
-		member->status = DatumGetBool(rp_column(row, 7)) ? RP_MEMBER_LEFT : RP_MEMBER_ADMITTED;
+		rp_column_text(row, 7, status, sizeof(status));
+		member->status = member_status_of_name(status);
+		loaded->any_evicted |= member->status == RP_MEMBER_EVICTED;
 		member->left_seq = (uint64) rp_column_int8_or_zero(row, 8);
 		member->paused = DatumGetBool(rp_column(row, 9));
 		member->accepted_stamp = DatumGetInt64(rp_column(row, 10));
@@ -309,6 +344,8 @@ node_copy(RpNode *node, const LoadedNode *loaded)
 			if (loaded->members[slot].status != RP_MEMBER_FREE)
 				member_copy(node, slot, &loaded->members[slot], trust_progress);
 		node->nmembers = Max(node->nmembers, loaded->nmembers);
+		node->any_evicted = loaded->any_evicted;
+		node->cuts_known = loaded->cuts_known;
 		turned = node->status != loaded->status;
 		node->status = loaded->status;
 		node->loaded_generation = loaded->generation;
@@ -356,6 +393,7 @@ rp_members_load(RpNode *node)
 		{
 			identity_check(loaded);
 			members_read(loaded);
+			cuts_read(loaded);
 			node_copy(node, loaded);
 		}
 		rp_catalog_close(&catalog);

@@ -33,7 +33,9 @@ typedef enum RpMembershipChange
 	RP_MEMBERSHIP_CREATE = 'c', /* the first node, by itself */
 	RP_MEMBERSHIP_ADMIT = 'a',
 	RP_MEMBERSHIP_LEAVE = 'l',
-	RP_MEMBERSHIP_DSN = 'd'
+	RP_MEMBERSHIP_DSN = 'd',
+	RP_MEMBERSHIP_EVICT = 'e',
+	RP_MEMBERSHIP_FREEZE = 'f'	/* the author takes nothing from the subject any more: evict.h */
 } RpMembershipChange;
 
 /* A row of replp2p.membership: who (author) says what of whom (subject). */
@@ -47,6 +49,7 @@ typedef struct RpMembershipRow
 	char		dsn[P2P_DSN_SIZE];
 	uint8		public_key[P2P_PUBLIC_KEY_SIZE];	/* of the subject */
 	TimestampTz made_at;
+	int64		frozen_seq;		/* freeze: the author stores the subject up to this; else 0 */
 	uint8		signature[P2P_SIGNATURE_SIZE];	/* by the author, tag "replp2p membership 1" */
 } RpMembershipRow;
 
@@ -84,7 +87,7 @@ void		rp_members_changed(RpNode *node);
  * RP_NODE_GONE deletes the node's rows; only in a transaction of its own.
  */
 void		rp_node_set_status(RpNode *node, RpNodeStatus status);
-const char *rp_node_status_name(RpNodeStatus status);	/* "creating", "joining", "catchup", "active", "leaving" */
+const char *rp_node_status_name(RpNodeStatus status);	/* "creating", "joining", "catchup", "active", "leaving", "evicted" */
 
 /* Name of the replication origin of a member: "replp2p_<database oid>_<node id>_<epoch>". */
 #define RP_ORIGIN_NAME_SIZE 80

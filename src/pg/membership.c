@@ -13,6 +13,9 @@
  *	  'a' admit  a member         the joiner   the next slot and a replication origin
  *	  'd' dsn    a member         itself       another dsn
  *	  'l' leave  a member         itself       status left; slot, name and origin stay
+ *	  'e' evict  a member         another      status evicted, unless it has left; the same stays
+ *	  'f' freeze a member         one that is  nothing by itself: evict.c adds them up
+ *	                              gone
  *
  * The signature (tag "replp2p membership 1", by the author) covers
  *
@@ -24,6 +27,7 @@
  *	   v  text name, text dsn
  *	  32  public key of the subject
  *	   8  made_at
+ *	   8  frozen_seq (freeze only)
  *
  * so a row counts only in its own group, whoever relayed or restored it. ONLY
  * APPEND to the changes. Registering a row twice does nothing the second time.
@@ -50,7 +54,7 @@
 
 #define MEMBERSHIP_TAG "replp2p membership 1"
 #define MESSAGE_SIZE (P2P_ID_SIZE + 1 + 2 * (P2P_ID_SIZE + 4) + 8 + 4 + NAMEDATALEN + \
-					  P2P_DSN_SIZE + P2P_PUBLIC_KEY_SIZE + 8)
+					  P2P_DSN_SIZE + P2P_PUBLIC_KEY_SIZE + 8 + 8)
 
 /* Columns of replp2p.membership, in their order. */
 enum
@@ -65,6 +69,7 @@ enum
 	COLUMN_DSN,
 	COLUMN_PUBLIC_KEY,
 	COLUMN_MADE_AT,
+	COLUMN_FROZEN_SEQ,
 	COLUMN_SIGNATURE
 };
 
@@ -92,6 +97,8 @@ row_message(const P2pId *group, const RpMembershipRow *row, uint8 message[MESSAG
 	p2p_put_text_field(&w, row->dsn, sizeof(row->dsn));
 	p2p_put_bytes(&w, row->public_key, P2P_PUBLIC_KEY_SIZE);
 	p2p_put_i64(&w, row->made_at);
+	if (row->change == RP_MEMBERSHIP_FREEZE)
+		p2p_put_i64(&w, row->frozen_seq);
 	if (w.overflow)
 		elog(ERROR, "replp2p: name or dsn of a membership row does not end");
 	return w.length;
@@ -168,6 +175,13 @@ row_verify(const Here *here, const RpMembershipRow *row)
 		case RP_MEMBERSHIP_ADMIT:
 			if (by_itself)
 				row_refuse(row, "A node cannot admit itself.");
+			if (!member_key(&row->author, key))
+				row_refuse(row, "Its author is not a member.");
+			break;
+		case RP_MEMBERSHIP_EVICT:
+		case RP_MEMBERSHIP_FREEZE:
+			if (by_itself)
+				row_refuse(row, "A node cannot say this of itself.");
 			if (!member_key(&row->author, key))
 				row_refuse(row, "Its author is not a member.");
 			break;
@@ -259,6 +273,28 @@ member_admit(const Here *here, const RpMembershipRow *row)
 		(void) replorigin_create(origin_name);
 }
 
+/* Mark a member as evicted: by a member, or this node itself. Between catalog open and close. */
+static void
+member_evict(const Here *here, const RpMembershipRow *row)
+{
+	RpArg		args[] = {
+		rp_arg_bytes(&row->subject.id, P2P_ID_SIZE),
+		rp_arg_int4((int32) row->subject.epoch),
+	};
+
+	if (p2p_origin_equal(&row->subject, &here->self))
+	{
+		RpArg		status[] = {rp_arg_text(rp_node_status_name(RP_NODE_EVICTED))};
+
+		rp_catalog_run("UPDATE replp2p.local_node SET status = $1 WHERE status <> 'leaving'",
+					   SPI_OK_UPDATE, status, 1);
+	}
+	else
+		rp_catalog_run("UPDATE replp2p.members SET status = 'evicted'"
+					   " WHERE node_id = $1 AND epoch = $2 AND status = 'admitted'",
+					   SPI_OK_UPDATE, args, lengthof(args));
+}
+
 /* Carry out what the subject says of itself. Between catalog open and close. */
 static void
 member_update(const Here *here, const RpMembershipRow *row, uint64 seq)
@@ -290,7 +326,9 @@ row_register(const RpMembershipRow *row, uint64 seq)
 	row_verify(&here, row);
 	if (row->change == RP_MEMBERSHIP_CREATE || row->change == RP_MEMBERSHIP_ADMIT)
 		member_admit(&here, row);
-	else
+	else if (row->change == RP_MEMBERSHIP_EVICT)
+		member_evict(&here, row);
+	else if (row->change != RP_MEMBERSHIP_FREEZE)
 		member_update(&here, row, seq);
 }
 
@@ -322,12 +360,14 @@ row_insert(const RpMembershipRow *row)
 		rp_arg_text(row->dsn),
 		rp_arg_bytes(row->public_key, P2P_PUBLIC_KEY_SIZE),
 		rp_arg_time(row->made_at),
+		rp_arg_int8(row->frozen_seq),
 		rp_arg_bytes(row->signature, P2P_SIGNATURE_SIZE),
 	};
 
 	rp_catalog_run("INSERT INTO replp2p.membership (author_id, author_epoch, serial, change,"
-				   " subject_id, subject_epoch, node_name, dsn, public_key, made_at, signature)"
-				   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+				   " subject_id, subject_epoch, node_name, dsn, public_key, made_at,"
+				   " frozen_seq, signature)"
+				   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
 				   SPI_OK_INSERT, args, lengthof(args));
 }
 
@@ -413,6 +453,7 @@ rp_membership_row_read(struct TupleTableSlot *slot, RpMembershipRow *row)
 	pfree(dsn);
 	slot_bytes(slot, COLUMN_PUBLIC_KEY, row->public_key, P2P_PUBLIC_KEY_SIZE);
 	row->made_at = DatumGetTimestampTz(slot_column(slot, COLUMN_MADE_AT));
+	row->frozen_seq = DatumGetInt64(slot_column(slot, COLUMN_FROZEN_SEQ));
 	slot_bytes(slot, COLUMN_SIGNATURE, row->signature, P2P_SIGNATURE_SIZE);
 }
 
@@ -424,7 +465,7 @@ rows_read(uint64 *n)
 	RpMembershipRow *rows;
 
 	*n = rp_catalog_run("SELECT author_id, author_epoch, serial, change, subject_id,"
-						" subject_epoch, node_name, dsn, public_key, made_at, signature"
+						" subject_epoch, node_name, dsn, public_key, made_at, frozen_seq, signature"
 						" FROM replp2p.membership ORDER BY author_id, author_epoch, serial",
 						SPI_OK_SELECT, NULL, 0);
 	rows = palloc_extended(*n * sizeof(RpMembershipRow) + 1, MCXT_ALLOC_HUGE);
@@ -444,7 +485,12 @@ row_is_grounded(const RpMembershipRow *row)
 {
 	uint8		key[P2P_PUBLIC_KEY_SIZE];
 
-	return row->change == RP_MEMBERSHIP_CREATE || member_key(&row->author, key);
+	if (row->change == RP_MEMBERSHIP_CREATE)
+		return true;
+	if ((row->change == RP_MEMBERSHIP_EVICT || row->change == RP_MEMBERSHIP_FREEZE) &&
+		!member_key(&row->subject, key))
+		return false;
+	return member_key(&row->author, key);
 }
 
 /*

@@ -21,6 +21,7 @@
 #include "utils/timestamp.h"
 
 #include "changelog.h"
+#include "evict.h"
 #include "nodeview.h"
 #include "settings.h"
 
@@ -53,6 +54,8 @@ rp_node_view(void)
 	view->status = node->status;
 	view->group = node->group;
 	view->stats_reset = node->stats_reset;
+	view->evicted_settled = rp_evict_is_settled(node);
+	view->cuts_known = node->cuts_known;
 	memcpy(view->workers, node->workers, sizeof(view->workers));
 	copy_positions(node, view);
 	view->nmembers = node->nmembers;
@@ -156,6 +159,8 @@ own_state(RpNodeStatus status)
 			return RP_STATE_LEAVING;
 		case RP_NODE_GONE:
 			return RP_STATE_LEFT;
+		case RP_NODE_EVICTED:
+			return RP_STATE_EVICTED;
 	}
 	return RP_STATE_JOINING;
 }
@@ -172,6 +177,8 @@ rp_view_member_state(const RpNodeView *view, int slot)
 
 	if (m->status == RP_MEMBER_LEFT)
 		return RP_STATE_LEFT;
+	if (m->status == RP_MEMBER_EVICTED)
+		return RP_STATE_EVICTED;
 	if (slot == RP_SELF)
 		return own_state(view->status);
 	if (seen == 0 && m->stored_seq == 0)
@@ -201,7 +208,8 @@ rp_member_state_name(RpMemberState state)
 		[RP_STATE_ACTIVE] = "active",
 		[RP_STATE_UNREACHABLE] = "unreachable",
 		[RP_STATE_LEAVING] = "leaving",
-		[RP_STATE_LEFT] = "left"
+		[RP_STATE_LEFT] = "left",
+		[RP_STATE_EVICTED] = "evicted"
 	};
 
 	return names[state];
@@ -287,7 +295,8 @@ rp_view_log_holder(const RpNodeView *view, int slot, uint64 *lacks)
 		const RpMemberView *member = &view->members[i];
 		uint64		ack;
 
-		if (member->m.status != RP_MEMBER_ADMITTED)
+		if (member->m.status != RP_MEMBER_ADMITTED &&
+			(member->m.status != RP_MEMBER_EVICTED || view->evicted_settled))
 			continue;
 		ack = member->has_state ? p2p_vector_get(&member->state.ack, &m->origin) : 0;
 		if (ack < smallest)

@@ -32,6 +32,8 @@ typedef struct RpNodeView
 	bool		capture_ready;
 	int64		group_offset_us;
 	bool		clock_is_outlier;
+	bool		evicted_settled;	/* evicted members hold nothing any more */
+	bool		cuts_known;
 
 	int			nmembers;
 	RpMemberView members[FLEXIBLE_ARRAY_MEMBER];
@@ -45,7 +47,8 @@ typedef enum RpMemberState
 	RP_STATE_ACTIVE,
 	RP_STATE_UNREACHABLE,
 	RP_STATE_LEAVING,
-	RP_STATE_LEFT
+	RP_STATE_LEFT,
+	RP_STATE_EVICTED
 } RpMemberState;
 
 /* Copy the node of this process's database into CurrentMemoryContext; NULL if there is none. */

@@ -67,6 +67,7 @@ struct RpPeers
 	RpPull	   *pull;
 	char		application_name[NAMEDATALEN + 16];
 	bool		plan_due;
+	char		evicted_by[NAMEDATALEN];	/* a member says that this node is evicted; '' = none */
 	bool		more;			/* a reply of this round has left something behind */
 	RpLinkSet  *set;
 	Peer		peers[RP_MAX_MEMBERS];
@@ -82,7 +83,7 @@ static void step_control(RpPeers *peers, int slot, bool ready);
 static void step_poll(RpPeers *peers, int slot, bool ready);
 static void control_failed(RpPeers *peers, int slot, const char *why);
 static void take_control_reply(RpPeers *peers, int slot);
-static bool reply_error(const RpLink *link, char text[P2P_TEXT_SIZE]);
+static bool reply_error(RpPeers *peers, int slot, const RpLink *link, char text[P2P_TEXT_SIZE]);
 static void take_gossip(RpPeers *peers, int slot, const P2pGossip *gossip);
 static void note_contact(RpPeers *peers, int slot, int64 peer_clock);
 static void take_poll_reply(RpPeers *peers, int slot);
@@ -198,6 +199,20 @@ close_peer(RpPeers *peers, int slot)
 	SpinLockRelease(&peers->node->vector_lock);
 	rp_linkset_forget(peers->set);
 	peers->plan_due = true;
+}
+
+/* Is anything taken that a member sends? */
+bool
+rp_peers_is_linked(const RpPeers *peers, int slot)
+{
+	return peers->peers[slot].linked;
+}
+
+/* Return the name of a member that has said that this node is evicted, or NULL. */
+const char *
+rp_peers_evicted_by(const RpPeers *peers)
+{
+	return peers->evicted_by[0] != '\0' ? peers->evicted_by : NULL;
 }
 
 /* Wait, then step all links. */
@@ -345,7 +360,7 @@ take_control_reply(RpPeers *peers, int slot)
 	char		text[P2P_TEXT_SIZE];
 	P2pReader	r;
 
-	if (reply_error(link, text))
+	if (reply_error(peers, slot, link, text))
 	{
 		rp_link_fail(link, text);
 		control_failed(peers, slot, text);
@@ -362,9 +377,9 @@ take_control_reply(RpPeers *peers, int slot)
 	take_gossip(peers, slot, gossip);
 }
 
-/* Is the reply an ERROR? Then text is what it says, cleaned. */
+/* Is the reply an ERROR? Then text is what it says, cleaned; notes if it says that we are evicted. */
 static bool
-reply_error(const RpLink *link, char text[P2P_TEXT_SIZE])
+reply_error(RpPeers *peers, int slot, const RpLink *link, char text[P2P_TEXT_SIZE])
 {
 	char		raw[P2P_TEXT_SIZE];
 	P2pErrorCode code;
@@ -375,6 +390,8 @@ reply_error(const RpLink *link, char text[P2P_TEXT_SIZE])
 	p2p_reader_init(&r, link->reply.data + 1, link->reply.len - 1);
 	if (p2p_get_error(&r, &code, raw) != P2P_OK)
 		strlcpy(raw, "malformed error", sizeof(raw));
+	else if (code == P2P_ERROR_EVICTED)
+		strlcpy(peers->evicted_by, peers->peers[slot].name, sizeof(peers->evicted_by));
 	rp_text_clean(text, P2P_TEXT_SIZE, raw);
 	return true;
 }
@@ -429,7 +446,7 @@ take_poll_reply(RpPeers *peers, int slot)
 	char	   *error = "malformed answer to PULL";
 	RpPullTaken taken;
 
-	if (reply_error(link, text))
+	if (reply_error(peers, slot, link, text))
 	{
 		rp_peer_error(peers->node, slot, text);
 		peers->plan_due = true;

@@ -25,6 +25,11 @@ bool		rp_peers_wait(RpPeers *peers, long timeout_ms);
 /* Send all requests that are due. states_changed: states were heard or made since the last call. */
 void		rp_peers_talk(RpPeers *peers, bool states_changed);
 
+/* Is there a link to the member in slot: is anything taken that it sends? */
+bool		rp_peers_is_linked(const RpPeers *peers, int slot);
+/* The name of a member that has said that this node is evicted, or NULL. */
+const char *rp_peers_evicted_by(const RpPeers *peers);
+
 /* Note an error at the link to a member, for the views, and in the server's log if it is news. */
 void		rp_peer_error(RpNode *node, int slot, const char *text);
 

@@ -55,7 +55,8 @@ typedef enum RpNodeStatus
 	RP_NODE_CATCHUP,			/* copied; pulls and applies what came since */
 	RP_NODE_ACTIVE,
 	RP_NODE_LEAVING,			/* leave_group has committed; peers fetch the rest */
-	RP_NODE_GONE				/* catalog rows are deleted; the launcher sweeps */
+	RP_NODE_GONE,				/* catalog rows are deleted; the launcher sweeps */
+	RP_NODE_EVICTED				/* and has heard of it: its changes stay here, nothing comes */
 } RpNodeStatus;
 
 #define RP_SNAPSHOT_NAME_SIZE 64
@@ -64,7 +65,8 @@ typedef enum RpMemberStatus
 {
 	RP_MEMBER_FREE = 0,			/* slot not in use */
 	RP_MEMBER_ADMITTED,
-	RP_MEMBER_LEFT				/* its name and origin stay; it counts for nothing */
+	RP_MEMBER_LEFT,				/* its name and origin stay; it counts for nothing */
+	RP_MEMBER_EVICTED			/* no member; holds what is stable until it is settled: evict.h */
 } RpMemberStatus;
 
 typedef enum RpWorkerKind
@@ -110,12 +112,13 @@ typedef struct RpMember
 	char		dsn[P2P_DSN_SIZE];
 	uint8		public_key[P2P_PUBLIC_KEY_SIZE];
 	RepOriginId roident;		/* of self: for versions of ours that are restated (displaced.h) */
-	uint64		left_seq;		/* its last seq, if it left */
+	uint64		left_seq;		/* its last seq that counts, if it left, or is evicted and cuts_known */
 	bool		paused;
 	P2pStamp	accepted_stamp; /* stamps up to this are not held */
 
 	/* Lock: vector_lock. */
 	uint64		stored_seq;		/* durable in the log here; writer: capture (self), gossip */
+	uint64		written_seq;	/* verified and in the log's file; apply may begin with it; writer: gossip */
 	uint64		oldest_seq;		/* first seq still in the log; 0 = log empty; writer: as above, gossip on trim */
 	uint64		captured_seq;	/* as capture read it from the WAL; self: its own seq; writer: capture */
 	uint64		applied_seq;	/* visible here; self: = captured_seq; writer: apply, capture for self */
@@ -197,6 +200,9 @@ typedef struct RpNode
 	char		group_name[NAMEDATALEN];
 	int			nmembers;		/* slots in use, former members included */
 	uint64		loaded_generation;
+	bool		any_evicted;
+	bool		cuts_known;		/* every member has frozen all who are gone */
+	uint64		settled_generation; /* of members, in which all evicted ones are at their end; writer: apply */
 	bool		swept;			/* GONE, and nothing is left of it; writer: the sweep worker */
 
 	/* Bumped at the commit of whatever changes our catalog: gossip reloads. */

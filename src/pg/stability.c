@@ -17,6 +17,9 @@
  * memory is compared with the wanted one, which is bumped before apply shows an
  * admission as applied. If they differ, this step waits for the reload.
  *
+ * An evicted member counts until all that ever will be applied of it is applied
+ * (evict.h): else what it wrote before might come after the tombstones are gone.
+ *
  * What was stable stays stable: a later member starts with a copy that covers
  * it. So RpMember.stable_seq only grows. But logs are trimmed only as far as the
  * acks of the members of now go: one that has joined and not acked yet may be in
@@ -36,6 +39,7 @@
 #include "utils/memutils.h"
 
 #include "changelog.h"
+#include "evict.h"
 #include "handlers.h"
 #include "monotonic.h"
 #include "stability.h"
@@ -148,7 +152,8 @@ stable_vector(RpStability *stability, const P2pVector *durable, P2pVector *stabl
 	{
 		const RpMember *member = &node->members[slot];
 
-		if (member->status != RP_MEMBER_ADMITTED)
+		if (member->status != RP_MEMBER_ADMITTED &&
+			(member->status != RP_MEMBER_EVICTED || rp_evict_is_settled(node)))
 			continue;
 		(void) p2p_ack_ripen(ack_of(stability, slot), &member->origin,
 							 p2p_vector_get(durable, &member->origin));

@@ -240,6 +240,7 @@ own_phase(RpNode *node)
 		case RP_NODE_CREATING:
 		case RP_NODE_JOINING:
 		case RP_NODE_CATCHUP:
+		case RP_NODE_EVICTED:	/* says nothing any more */
 			break;
 	}
 	return P2P_PHASE_JOINING;

@@ -84,16 +84,26 @@ static void
 test_member_goes_when_others_store_its_leave(void **state)
 {
 	P2pOrigin	self = {.epoch = 1};
+	P2pOrigin	other = {.epoch = 1};
 	P2pVector	stored = {0};
+	P2pVector	deps = {0};
 
 	(void) state;
 	self.id.bytes[0] = 4;
-	assert_true(p2p_member_has_leave(&stored, &self, 0));
-	assert_false(p2p_member_has_leave(&stored, &self, 3));
+	other.id.bytes[0] = 5;
+	assert_true(p2p_vector_set(&deps, &self, 9));
+	assert_true(p2p_member_has_leave(&stored, &self, 0, &deps));
+	assert_false(p2p_member_has_leave(&stored, &self, 3, &deps));
 	assert_true(p2p_vector_set(&stored, &self, 2));
-	assert_false(p2p_member_has_leave(&stored, &self, 3));
+	assert_false(p2p_member_has_leave(&stored, &self, 3, &deps));
 	assert_true(p2p_vector_set(&stored, &self, 3));
-	assert_true(p2p_member_has_leave(&stored, &self, 3));
+	assert_true(p2p_member_has_leave(&stored, &self, 3, &deps));
+	/* what it depends on counts, too */
+	assert_true(p2p_vector_set(&deps, &other, 2));
+	assert_true(p2p_vector_set(&stored, &other, 1));
+	assert_false(p2p_member_has_leave(&stored, &self, 3, &deps));
+	assert_true(p2p_vector_set(&stored, &other, 2));
+	assert_true(p2p_member_has_leave(&stored, &self, 3, &deps));
 }
 
 int
