@@ -4,8 +4,9 @@
 # b joins with three processes under writes that move rows between the parts. c is
 # killed after each of its parts, once; while it is down, the sponsor's rows are changed in all
 # ways, and the sponsor is killed, too, so that the snapshot is lost. The tables are
-# checked to be the sponsor's, and stand open only when they are. d meets a schema
-# that has changed meanwhile, and begins anew; e is made to leave in the middle.
+# checked to be the sponsor's, and stand open only when they are. f loses copiers and
+# sponsor while it copies. d meets a schema that has changed meanwhile, and begins anew; e is
+# made to leave in the middle.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -211,6 +212,22 @@ $g->sql('c', "UPDATE wide SET n = n + 1; DELETE FROM composite WHERE c % 2 = 0; 
 $g->sync;
 whole('c', 'written to by c');
 is($g->sql($_, "SELECT count(*) FROM replp2p.conflicts"), 0, "no conflict on $_") foreach $g->names;
+
+#
+# Alive: a copier is ended, and the sponsor killed, wherever they are just then.
+#
+
+$g->add_cluster('f', conf => "replp2p.join_workers = 3\n");
+my $f_invite = $g->sql('a', 'SELECT replp2p.create_invite()');
+$g->sql('f', sprintf("SELECT replp2p.join_group('f', '%s', '%s')", Replp2p::dsn($g->node('f')), $f_invite));
+ok($g->eventually('f', "SELECT phase IN ('catching up', 'ready') OR EXISTS (SELECT FROM replp2p.join_pieces WHERE copied_from IS NOT NULL)
+		FROM replp2p.stat_join"), 'f copies');
+$g->sql('f', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'replp2p copier'");
+kill_a();
+change();
+$g->ready('f');
+push @{ $g->{names} }, 'f';
+whole('f', 'ended and killed');
 
 #
 # The schema changes in the middle.

@@ -6,6 +6,8 @@
 #   my @rows = $s->query('SELECT 1, 2');    ([1, 2]); dies on an error
 #   $s->prepare('p', 'SELECT $1::int');     a named statement, and its rows for one value:
 #   my @rows = $s->execute('p', 1);         no parsing and no planning in the server
+#   $s->start('SELECT 1');                  as query(), but without waiting:
+#   @rows = $s->finish if $s->answered(1);  is there an answer within so many seconds?
 #   $s->limit(60);                          from now on a server that is silent for so many
 #                                           seconds counts as lost
 #   $s->{sqlstate}                          of that error; undef: the session is lost, and
@@ -37,9 +39,25 @@ sub new
 sub query
 {
 	my ($self, $sql) = @_;
-	$self->send_bytes('Q' . with_length("$sql\0"));
-	return $self->read_until_ready;
+	$self->start($sql);
+	return $self->finish;
 }
+
+sub start
+{
+	my ($self, $sql) = @_;
+	$self->send_bytes('Q' . with_length("$sql\0"));
+}
+
+# Has the server begun to answer, or does it within so many seconds?
+sub answered
+{
+	my ($self, $seconds) = @_;
+	vec(my $ready = '', fileno($self->{socket}), 1) = 1;
+	return length $self->{buffer} || select($ready, undef, undef, $seconds) > 0;
+}
+
+sub finish { return $_[0]->read_until_ready }
 
 # The first column of the first row.
 sub value

@@ -3,7 +3,8 @@
  *	  All histories of a few transactions on a few keys, tried one by one, with
  *	  the object code that the server runs.
  *
- * usage: exhaustive [ops=N] [keys=N] [only=setting] [claims] [plants | plant=name [-v]]
+ * usage: exhaustive [ops=N] [keys=N] [only=setting] [claims] [one_in=N seed=N]
+ *					 [plants | plant=name [-v]]
  *
  * A history is up to N transactions of up to three nodes, each an operation of a
  * kind below, with everything that it could have seen: any set that is closed,
@@ -33,6 +34,9 @@
  * What is left out and would not be: beyond 4 operations unique columns are never
  * NULL, all that is stable is forgotten at once, and restarts happen only where
  * something in memory is lost (exhaustive_node.c).
+ *
+ * With `one_in`, histories of the full length are drawn, each with that chance: for those that are too
+ * many. The seed says which; the shorter ones are all tried.
  *
  * With `claims`, apply holds a key that has no row as it holds a row, and waits for
  * local deletes before it judges: then there is nothing to follow up. So does the
@@ -89,6 +93,9 @@ bool		claims;
 Counts		counts;
 
 static bool verbose;
+static unsigned one_in = 1;
+static uint64_t draw_state;
+static int	longest;			/* operations asked for */
 
 static bool try_setting(const Setting *chosen, int ops, int keys);
 static bool extend(History *history, int n, int nodes, int keys);
@@ -316,12 +323,27 @@ with(History *history, int n, int nodes, int keys)
 
 /* ---- trying them ---- */
 
+/* Is this history among those that are tried? By xorshift64*. */
+static bool
+is_drawn(const History *history)
+{
+	if (one_in <= 1 || history->n < longest)
+		return true;
+	draw_state ^= draw_state >> 12;
+	draw_state ^= draw_state << 25;
+	draw_state ^= draw_state >> 27;
+	return (draw_state * 0x2545F4914F6CDD1DULL >> 32) % one_in == 0;
+}
+
 /* Play a history at every node; nodes that write nothing are all the same. */
 static bool
 check(const History *history, int nodes)
 {
 	static char where[2048];
 
+	counts.made++;
+	if (!is_drawn(history))
+		return true;
 	counts.histories++;
 	for (int self = 0; self < MAX_NODES && self <= nodes; self++)
 	{
@@ -373,6 +395,7 @@ try_setting(const Setting *chosen, int ops, int keys)
 	bool		right = true;
 
 	setting = chosen;
+	longest = ops;
 	n_keys = keys > 0 ? keys : keys_of(chosen, ops);
 	memset(&counts, 0, sizeof counts);
 	for (int n = 1; n <= ops && right; n++)
@@ -386,6 +409,9 @@ try_setting(const Setting *chosen, int ops, int keys)
 		printf("%-26s %d ops, %d keys: %10lu histories, %12lu states, %11lu ends, %7.1f s: %s\n",
 			   setting->name, ops, n_keys, counts.histories, counts.states, counts.ends,
 			   (double) (clock() - start) / CLOCKS_PER_SEC, right ? "right" : "WRONG");
+	if (counts.histories < counts.made)
+		printf("%-26s drawn of %lu histories, one in %u of those of %d ops\n",
+			   "", counts.made, one_in, ops);
 	fflush(stdout);
 	return right;
 }
@@ -431,7 +457,7 @@ static int
 usage(void)
 {
 	fprintf(stderr, "usage: exhaustive [ops=1..%d] [keys=1..%d] [only=setting] [claims]"
-			" [plants | plant=name [-v]]\nsettings:", MAX_TXNS, MAX_KEYS);
+			" [one_in=N seed=N] [plants | plant=name [-v]]\nsettings:", MAX_TXNS, MAX_KEYS);
 	for (int i = 0; i < N_SETTINGS; i++)
 		fprintf(stderr, " %s", settings[i].name);
 	fprintf(stderr, "\nplants:\n");
@@ -456,6 +482,7 @@ int
 main(int argc, char **argv)
 {
 	const char *only = NULL;
+	unsigned	seed = 1;
 	bool		plants = false;
 	int			ops = 3;
 	int			keys = 0;
@@ -463,7 +490,8 @@ main(int argc, char **argv)
 
 	for (int i = 1; i < argc; i++)
 	{
-		if (sscanf(argv[i], "ops=%d", &ops) == 1 || sscanf(argv[i], "keys=%d", &keys) == 1)
+		if (sscanf(argv[i], "ops=%d", &ops) == 1 || sscanf(argv[i], "keys=%d", &keys) == 1 ||
+			sscanf(argv[i], "one_in=%u", &one_in) == 1 || sscanf(argv[i], "seed=%u", &seed) == 1)
 			continue;
 		if (strncmp(argv[i], "only=", 5) == 0)
 			only = argv[i] + 5;
@@ -477,6 +505,7 @@ main(int argc, char **argv)
 				 (plant = plant_by_name(argv[i] + 6)) == N_PLANTS)
 			return usage();
 	}
+	draw_state = seed * 0x9E3779B97F4A7C15ULL | 1;
 	if (ops < 1 || ops > MAX_TXNS || keys < 0 || keys > MAX_KEYS)
 		return usage();
 	if (plant != NOTHING)

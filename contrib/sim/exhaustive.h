@@ -197,7 +197,8 @@ typedef struct Node
 
 typedef struct Counts
 {
-	unsigned long histories;
+	unsigned long made;			/* histories */
+	unsigned long histories;	/* of these, tried */
 	unsigned long states;		/* of nodes */
 	unsigned long ends;			/* states in which all has come */
 } Counts;

@@ -184,6 +184,39 @@ p2p_batch_parse(const void *bytes, size_t length, P2pBatch *batch)
 	return P2P_OK;
 }
 
+/* Is it of this group and of the origin with this key? */
+static P2pStatus
+check_origin(const P2pBatch *batch, const P2pId *group,
+			 const uint8_t public_key[P2P_PUBLIC_KEY_SIZE])
+{
+	P2pId		owner;
+
+	if (p2p_id_compare(&batch->group, group) != 0)
+		return P2P_FOREIGN_GROUP;
+	p2p_id_of_key(public_key, &owner);
+	return p2p_id_compare(&batch->origin.id, &owner) == 0 ? P2P_OK : P2P_BAD_SIGNATURE;
+}
+
+/* Is the body the one that the header names? */
+static P2pStatus
+check_body(const P2pBatch *batch)
+{
+	uint8_t		body_hash[P2P_HASH_SIZE];
+
+	p2p_hash(batch->body, batch->body_length, NULL, 0, body_hash);
+	return memcmp(body_hash, batch->body_hash, P2P_HASH_SIZE) == 0 ? P2P_OK : P2P_CORRUPT;
+}
+
+/* Check a parsed batch but for its signature. */
+P2pStatus
+p2p_batch_check(const P2pBatch *batch, const P2pId *group,
+				const uint8_t public_key[P2P_PUBLIC_KEY_SIZE])
+{
+	P2pStatus	status = check_origin(batch, group, public_key);
+
+	return status == P2P_OK ? check_body(batch) : status;
+}
+
 /*
  * Check a parsed batch: P2P_FOREIGN_GROUP; P2P_BAD_SIGNATURE also if the key is
  * not the origin's; P2P_CORRUPT if only the body is not the signed one.
@@ -192,19 +225,12 @@ P2pStatus
 p2p_batch_verify(const P2pBatch *batch, const void *bytes, const P2pId *group,
 				 const uint8_t public_key[P2P_PUBLIC_KEY_SIZE])
 {
-	P2pId		owner;
-	uint8_t		body_hash[P2P_HASH_SIZE];
+	P2pStatus	status = check_origin(batch, group, public_key);
 
-	if (p2p_id_compare(&batch->group, group) != 0)
-		return P2P_FOREIGN_GROUP;
-	p2p_id_of_key(public_key, &owner);
-	if (p2p_id_compare(&batch->origin.id, &owner) != 0)
-		return P2P_BAD_SIGNATURE;
+	if (status != P2P_OK)
+		return status;
 	if (!p2p_verify(SIGN_TAG, bytes, batch->header_length - P2P_SIGNATURE_SIZE,
 					public_key, batch->signature))
 		return P2P_BAD_SIGNATURE;
-	p2p_hash(batch->body, batch->body_length, NULL, 0, body_hash);
-	if (memcmp(body_hash, batch->body_hash, P2P_HASH_SIZE) != 0)
-		return P2P_CORRUPT;
-	return P2P_OK;
+	return check_body(batch);
 }

@@ -73,6 +73,14 @@ P2pStatus	p2p_batch_seal(P2pBatch *batch, const void *body, uint32_t body_length
 /* Read the structure of a whole batch, trusting nothing in it yet. */
 P2pStatus	p2p_batch_parse(const void *bytes, size_t length, P2pBatch *batch);
 
+/*
+ * Is it of this group, of the origin with this key, and its body the one that its
+ * header names? Who may rely on the header, must know from elsewhere: a batch
+ * whose hash is the previous_hash of a verified one is as good as verified.
+ */
+P2pStatus	p2p_batch_check(const P2pBatch *batch, const P2pId *group,
+							const uint8_t public_key[P2P_PUBLIC_KEY_SIZE]);
+
 /* Is it of this group, signed by this key, and its body the signed one? */
 P2pStatus	p2p_batch_verify(const P2pBatch *batch, const void *bytes, const P2pId *group,
 							 const uint8_t public_key[P2P_PUBLIC_KEY_SIZE]);

@@ -42,7 +42,7 @@ void		p2p_logrec_header(P2pLogType type, const void *first, uint32_t first_lengt
 P2pStatus	p2p_logrec_peek(const void *bytes, size_t length,
 							P2pLogType *type, uint32_t *payload_length);
 
-/* Can no record begin here, because there are zeros where its header would be (or the end of the file)? */
+/* Does no record begin here: zeros where its header would be, or the end of the file? */
 bool		p2p_logrec_is_blank(const void *bytes, size_t length);
 
 /* Check the whole record (header and payload): P2P_OK, P2P_TORN or P2P_CORRUPT. */

@@ -12,7 +12,7 @@
 #define P2P_PACE_WINDOW_US 100000
 /* Up to this many commits a second, nothing waits; from that many on, for the whole delay. */
 #define P2P_PACE_QUIET 500
-#define P2P_PACE_BUSY 4000
+#define P2P_PACE_BUSY 2500
 
 /* Zeroed to begin with. All times are microseconds of one clock that goes on evenly. */
 typedef struct P2pPace

@@ -88,6 +88,7 @@ typedef struct ApplyOrigin
 	P2pVector  *deps;			/* of the next transaction of an evicted one, while it waits; or NULL */
 	uint64		deps_seq;		/* which one that is */
 	uint64		alone_until;	/* no groups up to this seq */
+	uint64		careful_until;	/* no runs, either */
 	uint64		alone;			/* so many were to be applied singly after the last failure of a group */
 } ApplyOrigin;
 
@@ -144,6 +145,7 @@ static void evicted_settle(void);
 static void handlers_settle(void);
 static bool follow_up(void);
 static void housekeeping(void);
+static void stats_report(void);
 
 /* Where an error happened, for its context line. */
 typedef struct ApplyPlace
@@ -192,6 +194,7 @@ rp_apply_main(Datum dboid)
 		evicted_settle();
 		handlers_settle();
 		housekeeping();
+		stats_report();
 		if (progress)
 			continue;
 		commits_publish();
@@ -402,6 +405,7 @@ apply_next(int slot)
 	commit.started_at = GetCurrentTimestamp();
 	commit.n = 0;
 	commit.grouped = false;
+	commit.txn.storing_run = false;
 	PG_TRY();
 	{
 		P2pBegin	begin;
@@ -425,7 +429,7 @@ apply_next(int slot)
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(turn_context);
-		if (commit.grouped)
+		if (commit.grouped || commit.txn.storing_run)
 		{
 			done = Max(commit.n, 1);
 			group_failed(slot);
@@ -562,7 +566,7 @@ commit_next(int slot, const P2pBegin *begin, const P2pVector *deps)
 	memset(&commit.txn, 0, sizeof(commit.txn));
 	commit.txn.node = node;
 	commit.txn.change_context = change_context;
-	commit.txn.careful = origins[slot].retry_ms != 0;
+	commit.txn.careful = origins[slot].retry_ms != 0 || begin->seq <= origins[slot].careful_until;
 	commit.txn.group = commit.grouped ? &commit.note : NULL;
 
 	StartTransactionCommand();
@@ -626,6 +630,7 @@ transaction_apply(const P2pBegin *begin, const P2pVector *deps)
 	txn->version.dot.seq = begin->seq;
 	txn->deps = deps;
 	txn->item = 0;
+	txn->streak = 0;
 	rp_apply_origin_set(commit.slot, begin->seq, begin->stamp);
 	commit.n++;
 	commit.seq = begin->seq;
@@ -635,6 +640,7 @@ transaction_apply(const P2pBegin *begin, const P2pVector *deps)
 	MemoryContextSwitchTo(TopTransactionContext);
 	rp_versions_put(U64FromFullTransactionId(GetCurrentFullTransactionId()), &entry);
 	items_apply(txn, origins[commit.slot].stream);
+	rp_run_flush(txn);
 	if (commit.grouped)
 		ReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(TopTransactionContext);
@@ -682,6 +688,7 @@ commit_finish(void)
 	RpApplyTransaction *txn = &commit.txn;
 
 	rp_apply_close_relations(txn);
+	rp_stream_wait_stored(origins[commit.slot].stream, commit.seq);
 	if (commit.grouped)
 	{
 		RpVersionEntry entry = {(uint16) commit.slot, commit.seq, commit.stamp};
@@ -758,13 +765,17 @@ undo(int slot)
 	AbortOutOfAnyTransaction();
 	rp_keyindex_abort();
 	rp_keysets_abort();
+	rp_run_abort();
 	rp_relations_abort();
 	MemoryContextReset(change_context);
 	replorigin_session_origin = InvalidRepOriginId;
 	rp_stream_reset(origins[slot].stream);
 }
 
-/* Undo a group: its members are applied one by one, which also says what is wrong, if anything is. */
+/*
+ * Undo a group, or a transaction in which a run failed: it is applied one by one, and row by row, which also
+ * says what is wrong, if anything is.
+ */
 static void
 group_failed(int slot)
 {
@@ -777,6 +788,8 @@ group_failed(int slot)
 			(errmsg_internal("%d transactions are applied one by one: %s", commit.n, error->message)));
 	FlushErrorState();
 	undo(slot);
+	if (commit.txn.storing_run)
+		origin->careful_until = commit.seq;
 	origin->alone = Min(origin->alone * 2 + 1, MAX_ALONE);
 	origin->alone_until = commit.seq + origin->alone - 1;
 	FreeErrorData(error);
@@ -915,4 +928,23 @@ housekeeping(void)
 	StartTransactionCommand();
 	rp_conflict_prune();
 	CommitTransactionCommand();
+}
+
+/*
+ * Report to the server's statistics what was written: autovacuum goes by them. At most once a
+ * second while there is work, and what is left soon after it.
+ */
+static void
+stats_report(void)
+{
+	static int64 due_us = 0;
+	bool		due = due_us != 0 && rp_monotonic_us() >= due_us;
+	long		again_ms = pgstat_report_stat(due);
+
+	if (again_ms <= 0)
+		due_us = 0;
+	else if (due_us == 0 || due)
+		due_us = rp_monotonic_us() + again_ms * INT64CONST(1000);
+	if (due_us != 0)
+		wake_by(due_us);
 }

@@ -25,9 +25,9 @@
  * Most changes meet nobody: the row is there in a version that the change has seen, or it is
  * inserted and not there. For these one glance at the index does in place of step 2 (change_glanced): an
  * update or delete is carried out on condition that the row is still the one that was judged, and an
- * insert is checked by the unique index itself, which sees every row and hides none, so that in a group not even
+ * insert is checked by the unique index itself, which sees every row and hides none, so that not even
  * a glance comes before it, until one has met a row. Whatever is
- * unusual has written nothing then (or is undone by an error), and goes all the steps.
+ * unusual has left nothing behind then, and goes all the steps.
  *
  * Applied rows fire no triggers and check no constraints other than unique
  * ones: the origin has checked them. Code of the table's owner (index
@@ -68,7 +68,7 @@ static bool change_once(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 static bool change_glanced(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 						   TupleTableSlot *key);
 static bool store_glanced(RpApplyTransaction *txn, RpOpenRelation *open, bool in_table);
-static bool insert_is_promising(const RpApplyTransaction *txn, RpOpenRelation *open);
+static bool insert_is_promising(RpOpenRelation *open);
 static RpSlotVersion own_version(const RpApplyTransaction *txn, TransactionId xmin);
 static void tombstone_reconsider(RpApplyTransaction *txn, P2pOp op, RpKeyHash hash,
 								 RpConflictRecord *record);
@@ -96,11 +96,15 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 
 	if (!map->has_key)
 	{
+		rp_run_flush(txn);
 		if (tag == P2P_TAG_INSERT)
 			insert_without_key(txn, open);
 	}
 	else if (tag == P2P_TAG_INSERT)
-		change_key(txn, open, P2P_OP_INSERT, open->incoming, NULL, NULL);
+	{
+		if (!rp_run_take(txn, open))
+			change_key(txn, open, P2P_OP_INSERT, open->incoming, NULL, NULL);
+	}
 	else if (tag == P2P_TAG_DELETE)
 		change_key(txn, open, P2P_OP_DELETE, open->old, NULL, NULL);
 	else if (old_values && key_differs(open))
@@ -166,6 +170,7 @@ rp_apply_close_relations(RpApplyTransaction *txn)
 {
 	ListCell   *cell;
 
+	rp_run_flush(txn);
 	foreach(cell, txn->opened)
 		rp_relation_give(lfirst(cell));
 	txn->opened = NIL;
@@ -264,13 +269,12 @@ change_glanced(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTab
 	RpSlotVersion tombstone = {0};
 	P2pKeyState here = {0};
 	P2pDecision decision;
-	RpConflictRecord record = {0};
 	RpKeyHash	hash;
 	RpGlance	glance;
 
 	if (txn->careful)
 		return false;
-	if (op == P2P_OP_INSERT && insert_is_promising(txn, open))
+	if (op == P2P_OP_INSERT && insert_is_promising(open))
 		glance = RP_GLANCE_NOTHING;
 	else
 		glance = rp_row_glance(open, key, open->local);
@@ -297,18 +301,9 @@ change_glanced(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTab
 		case P2P_INSERT_ROW:
 			if (!store_glanced(txn, open, false))
 				return false;
-			if (!rp_apply_deletes_complete(txn, relid))
-				break;			/* there is no tombstone but the one that was looked at */
-			if (insert_is_overruled(txn, open, op, key, RP_STORED))
-				return true;
-			record.open = open;
-			record.key = key;
-			record.remote_row = open->incoming;
-			record.applied_row = open->store;
-			record.incoming_wins = true;
-			tombstone_reconsider(txn, op, hash, &record);
-			if (record.conflict != P2P_NO_CONFLICT)
-				rp_conflict_record(txn, &record);
+			/* else there is no tombstone but the one that was looked at */
+			if (rp_apply_deletes_complete(txn, relid))
+				rp_insert_reconsider(txn, open, op, key);
 			break;
 		case P2P_UPDATE_ROW:
 			if (!store_glanced(txn, open, true))
@@ -326,14 +321,34 @@ change_glanced(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTab
 	return true;
 }
 
-/*
- * Is an insert likely to find nothing, so that not even a glance is worth it? A row that is
- * there undoes the group then; its members are applied singly, looking first.
- */
-static bool
-insert_is_promising(const RpApplyTransaction *txn, RpOpenRelation *open)
+void
+rp_insert_reconsider(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSlot *key)
 {
-	if (txn->group == NULL || !open->plain || !open->key_alone)
+	RpConflictRecord record = {0};
+
+	if (insert_is_overruled(txn, open, op, key, RP_STORED))
+		return;
+	record.open = open;
+	record.key = key;
+	record.remote_row = open->incoming;
+	record.applied_row = open->store;
+	record.incoming_wins = true;
+	tombstone_reconsider(txn, op, rp_key_hash(open->map, key), &record);
+	if (record.conflict != P2P_NO_CONFLICT)
+		rp_conflict_record(txn, &record);
+}
+
+void
+rp_insert_again(RpApplyTransaction *txn, RpOpenRelation *open)
+{
+	change_key(txn, open, P2P_OP_INSERT, open->incoming, NULL, NULL);
+}
+
+/* Is an insert likely to find nothing, so that not even a glance is worth it? */
+static bool
+insert_is_promising(RpOpenRelation *open)
+{
+	if (!open->plain || !open->key_alone)
 		return false;
 	if (open->map->glances == 0)
 		return true;
@@ -349,8 +364,7 @@ store_glanced(RpApplyTransaction *txn, RpOpenRelation *open, bool in_table)
 	if (!in_table && open->plain && open->key_alone)
 	{
 		rp_displaced_touch(open->map->relid);
-		rp_row_insert_new(open);
-		return true;
+		return rp_row_insert_new(open);
 	}
 	return rp_unique_store(txn, open, in_table ? RP_HERE_GLANCED : RP_HERE_NOTHING,
 						   &txn->slot_version) != RP_STORE_AGAIN;

@@ -31,6 +31,9 @@ typedef struct RpApplyTransaction
 	bool		membership_changed;
 	bool		no_wait;		/* give way to local transactions: ERROR rather than wait for one */
 	bool		careful;		/* its last try failed: look twice, lock before writing */
+	uint32		streak;			/* inserts without anything between, into: */
+	const RpOpenRelation *streak_of;
+	bool		storing_run;	/* an error is none of the change that was read last */
 	const RpGroupNote *group;	/* what is in this local transaction before and with it; NULL: it alone */
 } RpApplyTransaction;
 
@@ -59,6 +62,21 @@ void		rp_apply_origin_set(int slot, uint64 seq, P2pStamp stamp);
  */
 RpSlotVersion rp_row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row);
 P2pVersion	rp_version_of(RpNode *node, const RpSlotVersion *v);
+
+/*
+ * The row of open->incoming was inserted, as open->store. A local delete has become known meanwhile: does it
+ * overrule the row, or is it a conflict?
+ */
+void		rp_insert_reconsider(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op, TupleTableSlot *key);
+/* Insert open->incoming the usual way. */
+void		rp_insert_again(RpApplyTransaction *txn, RpOpenRelation *open);
+
+/* apply_run.c: take the insert of open->incoming into the run; false: it is none for a run, which is stored. */
+bool		rp_run_take(RpApplyTransaction *txn, RpOpenRelation *open);
+/* Store what has been gathered; before anything but the next insert into its table. */
+void		rp_run_flush(RpApplyTransaction *txn);
+/* Forget it, after an abort. */
+void		rp_run_abort(void);
 
 /*
  * apply_tracked.c: one operation on a key of a table with a handler or merge of its own;
@@ -135,8 +153,13 @@ bool		rp_row_insert(RpOpenRelation *open);
 bool		rp_row_claim(RpOpenRelation *open, TupleTableSlot *key);
 /* Insert store into a table without a key. */
 void		rp_row_insert_anyway(RpOpenRelation *open);
-/* Insert store, nothing having been glanced at, where the key's index is the only unique one; ERROR if that is not so any more. */
-void		rp_row_insert_new(RpOpenRelation *open);
+/*
+ * Insert store where the key's index is the only unique one, and probably no row; false: there is one, and
+ * the next inserts should look first.
+ */
+bool		rp_row_insert_new(RpOpenRelation *open);
+/* An insert has met a row: look before the next ones. */
+void		rp_row_inserts_meet(RpOpenRelation *open);
 /* Overwrite the row in open->local by store. locked: by us. */
 typedef enum RpUpdated
 {
@@ -203,6 +226,12 @@ typedef struct RpStreamItem
 } RpStreamItem;
 
 bool		rp_stream_next(RpStream *stream, RpStreamItem *item);
+/*
+ * Before each commit: wait until the log is durable up to the last transaction in
+ * it, as a stream may read ahead of that. ERROR (serialization failure, to be tried
+ * again) if that takes too long.
+ */
+void		rp_stream_wait_stored(RpStream *stream, uint64 seq);
 /* Does the transaction that was peeked go over several batches? */
 bool		rp_stream_is_large(RpStream *stream);
 /* Are there at least so many transactions after after_seq in the log? */

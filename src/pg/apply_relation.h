@@ -102,6 +102,7 @@ typedef struct RpOpenRelation
 	IndexScanDesc scan;			/* on the key's index, from its first look-up in the transaction on */
 	MemoryContext scan_memory;	/* of all that the index allocates for it */
 	SnapshotData dirty;			/* of that scan */
+	TupleTableSlot **run;		/* of rows that are stored together (apply_run.c), made when first wanted */
 	List	   *arbiters;		/* oids of the unique indexes that are checked at once: the key's, and further ones */
 	bool	   *given;			/* per local attribute: incoming carries a value */
 	bool	   *unavailable;	/* per local attribute: unchanged TOAST, not sent */

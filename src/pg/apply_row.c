@@ -227,10 +227,11 @@ rp_row_insert(RpOpenRelation *open)
 
 /*
  * Insert store into a table with no unique index but its key's, where hardly anything can be.
- * Not speculative, which saves a lock and a WAL record; so if there is a live row of that key
- * this is an ERROR, and the transaction is tried again with care.
+ * Not speculative, which saves a lock and a WAL record. If there is a live row of that key, ours
+ * is removed again. Nobody waits for us because of it who holds that key: whose
+ * entry came into the index first has not seen ours.
  */
-void
+bool
 rp_row_insert_new(RpOpenRelation *open)
 {
 	bool		clash = false;
@@ -241,13 +242,18 @@ rp_row_insert_new(RpOpenRelation *open)
 	(void) ExecInsertIndexTuples(open->result, open->store, open->estate, false, true, &clash,
 								 open->arbiters);
 	if (!clash)
-		return;
+		return true;
+	rp_row_inserts_meet(open);
+	CommandCounterIncrement();
+	rp_row_delete(open, open->store);
+	CommandCounterIncrement();
+	return false;
+}
+
+void
+rp_row_inserts_meet(RpOpenRelation *open)
+{
 	open->map->glances = GLANCES_AFTER_CLASH;
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("a row of the same key is in table \"%s.%s\"",
-					open->map->remote.schema, open->map->remote.name),
-			 errhint("Applying is tried again by itself.")));
 }
 
 /*

@@ -5,16 +5,26 @@
  *
  * A stream stands inside a batch: its body is unpacked once and walked item by
  * item. A large transaction goes over several batches (parts), each with its
- * own descriptions and a repeated BEGIN. After an error, or when the log was
- * written anew, rp_stream_reset makes the next peek seek again.
+ * own descriptions and a repeated BEGIN. It reads what gossip has written and is
+ * still syncing, too; the commit waits (rp_stream_wait_stored). After an error,
+ * or when the log was written anew, rp_stream_reset makes the next peek seek again.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
 #include "utils/memutils.h"
 
 #include "apply_internal.h"
+#include "monotonic.h"
+
+/*
+ * A transaction that waits so long for its log to be synced is given up, as it
+ * holds locks; it is applied when that is done.
+ */
+#define STORED_PATIENCE_US ((int64) 2000000)
 
 struct RpStream
 {
@@ -32,6 +42,8 @@ struct RpStream
 	RpRelationMap **maps;		/* by relno; looked up on first use in each transaction */
 	uint64	   *maps_generation;
 	uint64		generation;		/* grows with every transaction */
+	bool		commits_wait;	/* apply is known to ask before it commits */
+	uint64		unsure_seq;		/* up to this only what is durable is read */
 	uint64		after_seq;		/* where the log reader was last sought to */
 	bool		positioned;		/* the log reader stands somewhere known */
 	bool		in_body;
@@ -49,6 +61,7 @@ static bool stream_next_body(RpStream *stream);
 static P2pItem *stream_next_item(RpStream *stream);
 static RpRelationMap *stream_map(RpStream *stream, uint32 relno);
 static uint64 stored_seq(RpStream *stream);
+static uint64 readable_seq(RpStream *stream);
 
 RpStream *
 rp_stream_create(RpNode *node, int slot)
@@ -99,10 +112,51 @@ stored_seq(RpStream *stream)
 	return seq;
 }
 
+/* How far the log can be read: what is being synced included, unless that took too long before. */
+static uint64
+readable_seq(RpStream *stream)
+{
+	const RpMember *member = &stream->node->members[stream->slot];
+	uint64		stored;
+	uint64		written;
+
+	SpinLockAcquire(&stream->node->vector_lock);
+	stored = member->stored_seq;
+	written = member->written_seq;
+	SpinLockRelease(&stream->node->vector_lock);
+	return stream->commits_wait && stored >= stream->unsure_seq ? Max(stored, written) : stored;
+}
+
+void
+rp_stream_wait_stored(RpStream *stream, uint64 seq)
+{
+	int64		until = rp_monotonic_us() + STORED_PATIENCE_US;
+
+	stream->commits_wait = true;
+	while (stored_seq(stream) < seq)
+	{
+		int64		left_us = until - rp_monotonic_us();
+
+		ResetLatch(MyLatch);
+		if (stored_seq(stream) >= seq)
+			break;
+		if (left_us <= 0)
+		{
+			stream->unsure_seq = seq;
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("the change log is not synced in time")));
+		}
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 (long) ((left_us + 999) / 1000), PG_WAIT_EXTENSION);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 bool
 rp_stream_peek(RpStream *stream, uint64 after_seq, P2pBegin *begin, const P2pVector **deps)
 {
-	if (stored_seq(stream) <= after_seq)
+	if (readable_seq(stream) <= after_seq)
 		return false;
 	if (stream->peeked && stream->peeked_seq != after_seq + 1)
 		rp_stream_reset(stream);
@@ -157,7 +211,7 @@ stream_next_body(RpStream *stream)
 	P2pBlock	body;
 	P2pStatus	status;
 
-	status = rp_log_read(stream->log, stored_seq(stream), &bytes, &stream->batch);
+	status = rp_log_read(stream->log, readable_seq(stream), &bytes, &stream->batch);
 	if (status == P2P_END)
 		return false;
 	if (status == P2P_OK)
@@ -280,7 +334,7 @@ rp_stream_is_large(RpStream *stream)
 bool
 rp_stream_has(RpStream *stream, uint64 after_seq, uint64 n)
 {
-	return stored_seq(stream) >= after_seq + n;
+	return readable_seq(stream) >= after_seq + n;
 }
 
 bool

@@ -93,6 +93,7 @@ rp_tracked_look(RpApplyTransaction *txn, RpTrackedKey *t)
 	t->hands_off = false;
 	t->row_version = (RpSlotVersion) {0};
 	t->is_displaced = false;
+	t->over_displaced = false;
 	t->here = NULL;
 	t->handlers = rp_handlers_of(open->map->relid);
 	rp_keysets_follow_own();
@@ -111,6 +112,13 @@ rp_tracked_look(RpApplyTransaction *txn, RpTrackedKey *t)
 		t->here = rp_image_of_slot(open->image);
 	}
 	t->set = rp_keyset_of(open->map->relid, t->hash);
+	if (t->row_exists && rp_displaced_find(open, t->key, &version, open->image))
+	{
+		P2pVersion	displaced = rp_version_of(t->node, &version);
+
+		t->over_displaced = true;
+		rp_merge_displaced(t, rp_image_of_slot(open->image), &displaced);
+	}
 }
 
 /* The version that this operation gives to its key; its epoch is found where it is added. */
@@ -338,6 +346,7 @@ store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted)
 {
 	RpOpenRelation *open = t->open;
 	RpSlotVersion version;
+	RpStored	stored;
 
 	*inserted = false;
 	if (t->winner == NULL || t->hands_off)
@@ -347,15 +356,20 @@ store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted)
 	if (t->row == NULL)
 	{
 		rp_unique_delete(txn, open);
+		if (t->over_displaced)
+			rp_displaced_drop(txn, open, t->key);
 		return true;
 	}
-	if (image_is_here(t) && !t->rewrite && t->winner - t->set->versions != t->newcomer)
+	if (image_is_here(t) && !t->rewrite && !t->over_displaced &&
+		t->winner - t->set->versions != t->newcomer)
 		return true;
 	version = rp_tracked_slot_version(t->node, t->winner);
 	(void) image_to_slot(t->row, open->store);
-	if (rp_unique_store(txn, open, t->row_exists ? RP_HERE_LOCKED : RP_HERE_NOTHING,
-						&version) == RP_STORE_AGAIN)
+	stored = rp_unique_store(txn, open, t->row_exists ? RP_HERE_LOCKED : RP_HERE_NOTHING, &version);
+	if (stored == RP_STORE_AGAIN)
 		return false;
+	if (t->over_displaced && stored == RP_STORED)
+		rp_displaced_drop(txn, open, t->key);
 	*inserted = !t->row_exists;
 	return true;
 }

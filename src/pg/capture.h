@@ -208,7 +208,7 @@ void		rp_body_reset(RpCapture *capture, RpBody *body);
 bool		rp_body_is_part(const RpBody *body);
 /* Make room in capture->out for at least so many more bytes; ERROR beyond P2P_BATCH_MAX_BODY. */
 void		rp_body_reserve(RpCapture *capture, size_t bytes);
-/* Write the description of a table to capture->out; sets and returns its relno. size: of the encoding. */
+/* Describe a table in capture->out; sets and returns its relno. size: of the encoding. */
 uint32		rp_body_describe(RpCapture *capture, P2pRelation *relation, size_t size);
 /* Before each replicated change: begin the transaction, or a new part of a large one. */
 void		rp_transaction_change(RpCapture *capture);

@@ -60,6 +60,8 @@ void		rp_log_append_batch(RpLogWriter *writer, const P2pBatch *batch,
 								const void *header, size_t header_length,
 								const void *body, size_t body_length);
 void		rp_log_append_position(RpLogWriter *writer, const P2pPosition *position);
+/* Hand everything appended so far to the operating system, so that readers see it: not durable yet. */
+void		rp_log_write(RpLogWriter *writer);
 /*
  * Make durable, then rotate if the segment is full (the own log: if the sync
  * ended with a position, which is copied). If an ERROR comes out of it, nothing since the
@@ -92,7 +94,8 @@ bool		rp_log_seek(RpLogReader *reader, uint64 after_seq, uint32 parts, bool from
 /*
  * Read the next batch whose last_seq <= limit_seq (whole bytes, checksum
  * verified, structure parsed; signature as verified on arrival). limit_seq must
- * have been published by the writer after a sync. P2P_END: none yet.
+ * have been published by the writer after a sync; of a foreign log, whose
+ * batches are what they are whatever happens to them here, after a write. P2P_END: none yet.
  * P2P_REFUSED: what comes next has been trimmed. P2P_CORRUPT: the disk changed
  * it; the log is then marked as suspect, and its next rp_log_open_writer checks all of
  * it (a foreign log is cut there, the own one keeps the mark). Memory is valid until the next call.

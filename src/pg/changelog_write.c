@@ -217,6 +217,15 @@ rp_log_append_position(RpLogWriter *writer, const P2pPosition *position)
 	writer->failed = false;
 }
 
+/* Hand everything appended so far to the operating system. */
+void
+rp_log_write(RpLogWriter *writer)
+{
+	begin_work(writer);
+	flush_buffer(writer);
+	writer->failed = false;
+}
+
 /* Make everything appended so far durable, then rotate if the segment is full. */
 void
 rp_log_sync(RpLogWriter *writer)

@@ -1,6 +1,6 @@
 /*
  * crashpoint.c
- *	  Dying on purpose, once per name: see crashpoint.h.
+ *	  Dying, or stopping, on purpose, once per name: see crashpoint.h.
  *
  * A process that leaves by _exit(2) makes the postmaster restart the whole
  * cluster, and the restarted processes still have the setting. So the first
@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include "common/file_perm.h"
@@ -23,19 +24,32 @@
 
 #ifdef RP_CRASH_POINTS
 
-/* Leave at once if the setting names this point and nobody died here before. */
+/* "stop:NAME" stops the process there instead, until SIGCONT. */
+#define STOP_PREFIX "stop:"
+
+/* Leave at once, or stop, if the setting names this point and nobody did so here before. */
 void
 rp_crash_point_reached(const char *name)
 {
 	char		path[MAXPGPATH];
 	int			marker;
+	bool		stop;
 
-	if (rp_crash_point == NULL || strcmp(rp_crash_point, name) != 0)
+	if (rp_crash_point == NULL)
 		return;
-	snprintf(path, sizeof(path), "%s/crashed_at_%s", RP_DIRECTORY, name);
+	stop = strncmp(rp_crash_point, STOP_PREFIX, strlen(STOP_PREFIX)) == 0;
+	if (strcmp(rp_crash_point + (stop ? strlen(STOP_PREFIX) : 0), name) != 0)
+		return;
+	snprintf(path, sizeof(path), "%s/%s_at_%s", RP_DIRECTORY, stop ? "stopped" : "crashed", name);
 	marker = open(path, O_CREAT | O_EXCL | O_WRONLY | PG_BINARY, pg_file_create_mode);
 	if (marker < 0 && errno == EEXIST)
 		return;
+	if (stop)
+	{
+		close(marker);
+		(void) raise(SIGSTOP);
+		return;
+	}
 	write_stderr("replp2p: crash point %s\n", name);
 	_exit(2);
 }

@@ -5,7 +5,7 @@
  *
  * Setting replp2p.crash_point = 'capture_after_append' makes the next process
  * that comes by RP_CRASH_POINT("capture_after_append") leave by _exit(2),
- * which the postmaster treats as a crash of the cluster.
+ * which the postmaster treats as a crash of the cluster. 'stop:NAME' stops it there instead.
  */
 #ifndef RP_CRASHPOINT_H
 #define RP_CRASHPOINT_H

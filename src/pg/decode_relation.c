@@ -138,7 +138,7 @@ rp_decode_relation(Relation relation)
 	return entry;
 }
 
-/* Forget everything if an entry was left half built; it is valid while that goes on, to notice invalidations. */
+/* Forget everything if an entry was left half built: it calls itself valid already. */
 void
 rp_decode_relation_check(void)
 {

@@ -65,6 +65,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "optimizer/optimizer.h"
+#include "port/pg_bitutils.h"
 #include "replication/logicalworker.h"
 #include "replication/origin.h"
 #include "storage/ipc.h"
@@ -139,16 +140,32 @@ rp_deletes_announce(Oid table)
 		pg_atomic_fetch_add_u32(&announced.raised->deleting[bucket], 1);
 }
 
+/* Find the first announced bucket from *bucket on: for loops over all. */
+static bool
+announced_find(uint32 *bucket)
+{
+	for (uint32 word = *bucket / 64; word < BUCKET_WORDS; word++)
+	{
+		uint64		bits = announced.buckets[word];
+
+		if (word == *bucket / 64)
+			bits &= PG_UINT64_MAX << (*bucket % 64);
+		if (bits != 0)
+		{
+			*bucket = word * 64 + (uint32) pg_rightmost_one_pos64(bits);
+			return true;
+		}
+	}
+	return false;
+}
+
 /* Raise the counters of all that is announced. */
 static void
 announced_raise(RpNode *node)
 {
 	announced.raised = node;
-	for (uint32 bucket = 0; bucket <= RP_DELETE_EVERY; bucket++)
-	{
-		if ((announced.buckets[bucket / 64] & (UINT64CONST(1) << (bucket % 64))) != 0)
-			pg_atomic_fetch_add_u32(&node->deleting[bucket], 1);
-	}
+	for (uint32 bucket = 0; announced_find(&bucket); bucket++)
+		pg_atomic_fetch_add_u32(&node->deleting[bucket], 1);
 }
 
 /* Lower what was raised, publishing lsn if valid, and forget the announcements. */
@@ -157,11 +174,8 @@ announced_end(XLogRecPtr lsn)
 {
 	if (!announced.any)
 		return;
-	for (uint32 bucket = 0; announced.raised != NULL && bucket <= RP_DELETE_EVERY; bucket++)
-	{
-		if ((announced.buckets[bucket / 64] & (UINT64CONST(1) << (bucket % 64))) != 0)
-			bucket_lower(announced.raised, bucket, lsn);
-	}
+	for (uint32 bucket = 0; announced.raised != NULL && announced_find(&bucket); bucket++)
+		bucket_lower(announced.raised, bucket, lsn);
 	memset(&announced, 0, sizeof(announced));
 }
 

@@ -97,6 +97,7 @@ static Datum key_names(RpOpenRelation *open);
 static P2pVersion version_write(const RpSlotVersion *version);
 static RpSlotVersion version_read(uint64 row, int column);
 static bool note_stands(const LocalNote *note);
+static bool has_counter(const RpTableHandlers *handlers);
 static void note_add(Oid relid, RpKeyHash hash, bool every, const RpSlotVersion *version);
 
 static HTAB *
@@ -736,10 +737,43 @@ rp_displaced_visit(const RpPassItem *item)
 	if (found.old && hash_search(keys, &found.old_key, HASH_FIND, NULL) != NULL)
 		note_add(rp_pass_relid(item->table), found.old_key, false, &item->version);
 	if (found.new && hash_search(keys, &found.new_key, HASH_FIND, NULL) != NULL)
+	{
 		note_add(rp_pass_relid(item->table), found.new_key, false, &item->version);
+		if (has_counter(rp_handlers_of(rp_pass_relid(item->table))))
+			rp_keyset_touch(rp_pass_relid(item->table), found.new_key);
+	}
 }
 
-/* In a tracked table a remote version may beat a local one that is greater (p2p_keyset.h): has it? */
+/* Does the table have a counter? Then what a displaced row has counted is not simply forgotten. */
+static bool
+has_counter(const RpTableHandlers *handlers)
+{
+	for (int m = 0; handlers && m < handlers->nmerges; m++)
+	{
+		if (handlers->merges[m].kind == RP_MERGE_COUNTER)
+			return true;
+	}
+	return false;
+}
+
+bool
+rp_displaced_is_followed(Oid relid, RpKeyHash hash)
+{
+	const P2pKeyVersion *winner;
+
+	if (!has_counter(rp_handlers_of(relid)))
+		return false;
+	winner = p2p_keyset_winner(rp_keyset_of(relid, hash));
+	if (winner == NULL || winner->op == P2P_OP_DELETE)
+		return false;
+	rp_keyset_touch(relid, hash);
+	return true;
+}
+
+/*
+ * Is the displaced row to be forgotten? In a tracked table a remote version may beat a local one that is
+ * greater (p2p_keyset.h); and tracked_follow.c may have to add up counters first.
+ */
 static bool
 note_stands(const LocalNote *note)
 {
@@ -748,6 +782,8 @@ note_stands(const LocalNote *note)
 
 	if (note->every || handlers == NULL || !handlers->tracked)
 		return true;
+	if (rp_displaced_is_followed(note->relid, note->hash))
+		return false;
 	winner = p2p_keyset_winner(rp_keyset_of(note->relid, note->hash));
 	return winner == NULL || ((RpKeyPayload *) winner->payload)->slot == RP_SELF;
 }

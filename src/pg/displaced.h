@@ -59,6 +59,8 @@ typedef struct RpDisplacedRow
 List	   *rp_displaced_list(Oid relid, const RpDisplacedRow *after, int limit);
 /* Forget the one of that key. */
 void		rp_displaced_forget(Oid relid, RpKeyHash hash);
+/* A local client has inserted the key of a displaced row: does tracked_follow.c add up what both have counted? */
+bool		rp_displaced_is_followed(Oid relid, RpKeyHash hash);
 /* Show another row as the one that displaces it. */
 void		rp_displaced_set_by(RpOpenRelation *open, const RpDisplacedRow *row,
 								TupleTableSlot *by, const RpSlotVersion *by_version);

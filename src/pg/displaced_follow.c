@@ -343,11 +343,17 @@ row_return(Walk *walk)
 				 errmsg("a table with displaced rows has just gone")));
 	owner_become(open);
 	rp_rowbody_decode(open, row->image, open->store);
-	rp_displaced_forget(walk->relid, row->hash);
-	if (!row_is_superseded(open))
+	if (row_is_superseded(open))
 	{
-		RpStored	stored = rp_unique_store(&txn, open, RP_HERE_NOTHING, &row->version);
+		if (!rp_displaced_is_followed(walk->relid, row->hash))
+			rp_displaced_forget(walk->relid, row->hash);
+	}
+	else
+	{
+		RpStored	stored;
 
+		rp_displaced_forget(walk->relid, row->hash);
+		stored = rp_unique_store(&txn, open, RP_HERE_NOTHING, &row->version);
 		if (stored == RP_STORE_AGAIN)
 			ereport(ERROR,
 					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),

@@ -153,6 +153,7 @@ rp_join_copy(RpJoin *join)
 	rp_join_renew(join);
 	rp_join_phase(join->node, "indexes", NULL);
 	rp_join_write_begin(join);
+	rp_join_progress_load(join->node);
 	MemoryContextSwitchTo(join->memory);
 	statements = rp_join_statements(rp_join_dump(join, "post-data"));
 	rp_join_write_commit(join);

@@ -44,6 +44,8 @@
 #include "worker.h"
 
 #define COPIER_LOCK_TIMEOUT "2s"
+/* Smaller pieces may be lost by a crash just after they were copied. */
+#define DURABLE_BYTES (1024 * 1024)
 
 /* Copiers of this join worker. */
 static BackgroundWorkerHandle *copiers[RP_JOIN_WORKERS_LIMIT];
@@ -92,7 +94,8 @@ piece_copy(RpJoin *join)
 								 rp_join_is_portable(rel));
 		table_close(rel, NoLock);
 		rp_join_piece_done(join, &piece, rows);
-		ForceSyncCommit();
+		if (piece.bytes >= DURABLE_BYTES)
+			ForceSyncCommit();
 		RP_CRASH_POINT("join_before_piece");
 	}
 	rp_join_write_commit(join);

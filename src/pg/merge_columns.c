@@ -12,6 +12,10 @@
  * (p2p_keyset_counter_step): add, restart, or nothing. Sums are taken in numeric, and stored in
  * the column's type; what does not fit there is an error, and the origin waits.
  *
+ * A local client cannot see the displaced row of a key, and inserts the key anew. What he inserts is
+ * added to what was counted, here as on the nodes where the row is not displaced, or not yet
+ * (rp_merge_displaced).
+ *
  * Which merge holds for a column is asked of the version, not of the clock of
  * this node: that of the greatest change in its past. So a version is a delta, or an
  * absolute value, on every node alike.
@@ -194,6 +198,36 @@ counter_merge(RpTrackedKey *t, AttrNumber attno)
 		(!own_null && !datum_image_eq(own, t->row->values[a],
 									  TupleDescAttr(RelationGetDescr(t->open->rel), a)->attbyval,
 									  TupleDescAttr(RelationGetDescr(t->open->rel), a)->attlen));
+}
+
+void
+rp_merge_displaced(RpTrackedKey *t, const RpImage *displaced, const P2pVersion *version)
+{
+	const RpTableHandlers *handlers = t->handlers;
+
+	for (int m = 0; m < handlers->nmerges; m++)
+	{
+		AttrNumber	attno = handlers->merges[m].attno;
+		int			a = attno - 1;
+		P2pKeySet	view;
+		const P2pKeyVersion *deleted;
+		const P2pKeyVersion *base;
+
+		if (!is_first_of_column(handlers, m) || !was_counter(handlers, attno) ||
+			displaced->isnull[a] || t->here->isnull[a])
+			continue;
+		view = view_of_column(t, attno);
+		deleted = p2p_keyset_last_delete(&view);
+		base = p2p_keyset_base(&view);
+		/* he may have deleted the key again in between: then counting has restarted there */
+		if ((deleted && p2p_version_compare(&deleted->version, version) > 0) ||
+			(base && p2p_version_compare(&base->version, version) > 0))
+			continue;
+		t->here->values[a] = numeric_to_value(t->open, attno,
+											  DirectFunctionCall2(numeric_add,
+																  value_to_numeric(t->open, attno, t->here->values[a]),
+																  value_to_numeric(t->open, attno, displaced->values[a])));
+	}
 }
 
 /* The set as one counter sees it: is_delta is what it is for this column. */

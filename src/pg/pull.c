@@ -9,18 +9,23 @@
  * to four have none) while it can be asked and keeps up with what the
  * origin says of itself, else the origin, else the best relay (p2p_plan.h).
  *
- *	  reply -> parse -> known origin? -> the next one? -> signature, group, body
- *		-> continues the hash chain? -> append -> (all replies) -> fsync -> publish
+ *	  reply -> parse -> known origin? -> the next one? -> group, body
+ *		-> continues the hash chain? -> (a run of them) -> signature of the last
+ *		-> append -> (all replies) -> write, let apply
+ *		begin with it -> fsync -> publish
  *
  * Nothing is believed because of who sent it: a batch counts by its origin's
- * signature alone. What is refused is counted, noted at the link to the peer
+ * signature alone. Each one names the hash of the one before it, signature
+ * included; so of batches that come in a run the last one's signature is the
+ * origin's word for all of them, and the only one that is looked at. If that is bad,
+ * they are judged one by one. What is refused is counted, noted at the link to the peer
  * that sent it, and that peer is not asked for that origin for a while
  * (PENALTY_US); somebody else is. Nothing that a peer sends is an ERROR.
  *
  * The next PULL goes out before the batches of a full reply are durable, so that
  * both sides work: cursors run ahead of what is published. Otherwise durable
  * comes first, since apply waits for it. What is published (stored_seq, ...,
- * under vector_lock) is durable; peers and apply see only that. If writing
+ * under vector_lock) is durable; peers see only that, and apply commits only that. If writing
  * fails, the ERROR ends the worker, and recovery at its next start tells what
  * is there.
  *
@@ -77,6 +82,10 @@ typedef struct PulledLog
 	uint64		oldest_seq;
 	bool		dirty;			/* appended since the last sync */
 	bool		skip;			/* nothing more of it is taken from the reply at hand */
+	P2pBlock   *run;			/* batches of that reply that come next, signatures not looked at */
+	uint32		nrun;
+	uint32		max_run;
+	P2pCursor	run_end;		/* behind them; without any, as cursor */
 
 	int			source;			/* slot of the peer that is asked for it, -1 = nobody */
 	bool		over_relay;		/* which is the relay between the origin and this node */
@@ -108,8 +117,11 @@ static int	choose_relay(RpPull *pull, int slot, const bool *reachable);
 static int	choose_source(RpPull *pull, int slot, const bool *reachable, const int64 *rtt_us);
 static bool take_batch(RpPull *pull, int peer, const P2pBlock *bytes, RpPullTaken *taken,
 					   char **error);
-static const char *judge_batch(RpPull *pull, PulledLog *log, const P2pBatch *batch,
-							   const P2pBlock *bytes);
+static const char *judge_place(const PulledLog *log, const P2pCursor *cursor,
+							   const P2pBatch *batch);
+static void run_add(PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes);
+static void run_settle(RpPull *pull, int slot, int peer, RpPullTaken *taken);
+static void parse_again(const P2pBlock *bytes, P2pBatch *batch);
 static void append(PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes);
 static void penalise(RpPull *pull, int slot, int peer);
 static void refuse_batch(RpPull *pull, int slot, int peer, const char *why);
@@ -216,6 +228,7 @@ publish(RpPull *pull, int slot)
 
 	SpinLockAcquire(&pull->node->vector_lock);
 	member->stored_seq = log->cursor.seq;
+	member->written_seq = log->cursor.seq;
 	member->stored_stamp = log->stamp;
 	/* Trimming moves it on in shared memory only. */
 	member->oldest_seq = Max(member->oldest_seq, log->oldest_seq);
@@ -326,7 +339,7 @@ plan_again_by(RpPull *pull, int64 at_us)
 	pull->stale_us = pull->stale_us == 0 ? at_us : Min(pull->stale_us, at_us);
 }
 
-/* Return the slot of the relay between an origin and this node, -1 = there is none, or none to be asked now. */
+/* Return the slot of the relay between an origin and this node, -1 = none that is to be asked now. */
 static int
 choose_relay(RpPull *pull, int slot, const bool *reachable)
 {
@@ -444,21 +457,32 @@ rp_pull_receive(RpPull *pull, int peer, const void *bytes, size_t length,
 	RpMember   *member = &pull->node->members[peer];
 	P2pReader	r;
 	P2pBlock	block;
-	P2pStatus	status;
+	P2pStatus	status = P2P_OK;
+	bool		sound = true;
 	int			seen = 0;
 
 	memset(taken, 0, sizeof(*taken));
 	taken->full = length + 1 >= PULL_BYTES;	/* with its kind */
 	for (int slot = 0; slot < pull->nslots; slot++)
-		pull->logs[slot].skip = false;
+	{
+		PulledLog  *log = &pull->logs[slot];
+
+		log->skip = false;
+		log->run = NULL;
+		log->nrun = log->max_run = 0;
+		log->run_end = log->cursor;
+	}
 	p2p_reader_init(&r, bytes, length);
-	while ((status = p2p_pull_reply_next(&r, &block)) == P2P_OK)
+	while (sound && (status = p2p_pull_reply_next(&r, &block)) == P2P_OK)
 	{
 		CHECK_FOR_INTERRUPTS();
 		seen++;
-		if (!take_batch(pull, peer, &block, taken, error))
-			return false;
+		sound = take_batch(pull, peer, &block, taken, error);
 	}
+	for (int slot = 0; slot < pull->nslots; slot++)
+		run_settle(pull, slot, peer, taken);
+	if (!sound)
+		return false;
 	if (status != P2P_END)
 	{
 		*error = psprintf("malformed reply: %s", p2p_status_text(status));
@@ -478,7 +502,6 @@ take_batch(RpPull *pull, int peer, const P2pBlock *bytes, RpPullTaken *taken, ch
 	P2pBatch	batch;
 	P2pStatus	status = p2p_batch_parse(bytes->bytes, bytes->length, &batch);
 	PulledLog  *log;
-	const char *why = NULL;
 	int			slot;
 
 	if (status != P2P_OK)
@@ -496,7 +519,7 @@ take_batch(RpPull *pull, int peer, const P2pBlock *bytes, RpPullTaken *taken, ch
 	log = &pull->logs[slot];
 	if (log->skip)
 		return true;
-	switch (p2p_cursor_judge(&log->cursor, &batch.span))
+	switch (p2p_cursor_judge(&log->run_end, &batch.span))
 	{
 		case P2P_ARRIVAL_DUPLICATE:
 			return true;
@@ -509,37 +532,95 @@ take_batch(RpPull *pull, int peer, const P2pBlock *bytes, RpPullTaken *taken, ch
 			log->skip = true;
 			return true;
 		case P2P_ARRIVAL_NEXT:
-			why = judge_batch(pull, log, &batch, bytes);
 			break;
 	}
-	if (why != NULL)
+	if (p2p_batch_check(&batch, &pull->me->group, log->public_key) == P2P_OK &&
+		judge_place(log, &log->run_end, &batch) == NULL)
 	{
-		refuse_batch(pull, slot, peer, why);
-		log->skip = true;
+		run_add(log, &batch, bytes);
 		return true;
 	}
-	append(log, &batch, bytes);
-	taken->batches++;
-	if (batch.span.final)
-		taken->transactions += batch.span.last_seq - batch.span.first_seq + 1;
+	run_settle(pull, slot, peer, taken);
+	if (log->skip)
+		return true;
+	status = p2p_batch_verify(&batch, bytes->bytes, &pull->me->group, log->public_key);
+	refuse_batch(pull, slot, peer, status != P2P_OK ? p2p_status_text(status) :
+				 judge_place(log, &log->cursor, &batch));
+	log->skip = true;
 	return true;
 }
 
-/* Verify a batch that comes next by its seq; NULL, or why it is refused. */
+/* Does a batch that comes next by its seq continue the log at cursor? NULL, or why not. */
 static const char *
-judge_batch(RpPull *pull, PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes)
+judge_place(const PulledLog *log, const P2pCursor *cursor, const P2pBatch *batch)
 {
-	P2pStatus	status = p2p_batch_verify(batch, bytes->bytes, &pull->me->group, log->public_key);
 	P2pMemberLog member = member_log(log);
 
-	if (status != P2P_OK)
-		return p2p_status_text(status);
-	if (!log->cursor.started)
+	if (!cursor->started)
 		return p2p_member_may_begin(&member, &batch->span, batch->previous_hash) ?
 			NULL : "the log cannot begin with it";
-	if (memcmp(batch->previous_hash, log->cursor.hash, P2P_HASH_SIZE) != 0)
+	if (memcmp(batch->previous_hash, cursor->hash, P2P_HASH_SIZE) != 0)
 		return "it does not continue the origin's log as stored here";
 	return NULL;
+}
+
+/* Put a batch behind those that wait for a signature. Bytes and list live as long as the step. */
+static void
+run_add(PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes)
+{
+	if (log->nrun == log->max_run)
+	{
+		log->max_run = Max(16, log->max_run * 2);
+		log->run = log->run == NULL ? palloc(log->max_run * sizeof(P2pBlock)) :
+			repalloc_huge(log->run, log->max_run * sizeof(P2pBlock));
+	}
+	log->run[log->nrun++] = *bytes;
+	p2p_cursor_advance(&log->run_end, &batch->span, batch->hash);
+}
+
+/* Append the batches that wait if the last one's signature is good, else those before the first bad one. */
+static void
+run_settle(RpPull *pull, int slot, int peer, RpPullTaken *taken)
+{
+	PulledLog  *log = &pull->logs[slot];
+	const P2pBlock *last;
+	P2pBatch	batch;
+	bool		vouched;
+
+	if (log->nrun == 0)
+		return;
+	last = &log->run[log->nrun - 1];
+	parse_again(last, &batch);
+	vouched = p2p_batch_verify(&batch, last->bytes, &pull->me->group, log->public_key) == P2P_OK;
+	for (uint32 i = 0; i < log->nrun; i++)
+	{
+		const P2pBlock *bytes = &log->run[i];
+		P2pStatus	status = P2P_OK;
+
+		parse_again(bytes, &batch);
+		if (!vouched)
+			status = p2p_batch_verify(&batch, bytes->bytes, &pull->me->group, log->public_key);
+		if (status != P2P_OK)
+		{
+			refuse_batch(pull, slot, peer, p2p_status_text(status));
+			log->skip = true;
+			break;
+		}
+		append(log, &batch, bytes);
+		taken->batches++;
+		if (batch.span.final)
+			taken->transactions += batch.span.last_seq - batch.span.first_seq + 1;
+	}
+	log->nrun = 0;
+	log->run_end = log->cursor;
+}
+
+/* Parse a batch that was parsed before. */
+static void
+parse_again(const P2pBlock *bytes, P2pBatch *batch)
+{
+	if (p2p_batch_parse(bytes->bytes, bytes->length, batch) != P2P_OK)
+		elog(ERROR, "a batch has changed in memory");
 }
 
 /* Append a verified batch, verbatim. */
@@ -603,11 +684,13 @@ rp_pull_refused(RpPull *pull, int peer, const char *text)
 	return true;
 }
 
-/* Make durable what was appended, then publish it. */
-void
-rp_pull_commit(RpPull *pull)
+/*
+ * Let apply begin with what was appended. It waits before its commit until that is
+ * durable, and holds locks meanwhile: so nothing but the sync comes in between.
+ */
+static void
+show_written(RpPull *pull)
 {
-	RpSlotSet	grown = {0};
 	bool		any = false;
 
 	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
@@ -617,6 +700,32 @@ rp_pull_commit(RpPull *pull)
 		if (log->writer == NULL || !log->dirty)
 			continue;
 		RP_CRASH_POINT("gossip_after_append");
+		rp_log_write(log->writer);
+		SpinLockAcquire(&pull->node->vector_lock);
+		pull->node->members[slot].written_seq = log->cursor.seq;
+		SpinLockRelease(&pull->node->vector_lock);
+		any = true;
+	}
+	if (!any)
+		return;
+	rp_worker_wake(pull->node, RP_WORKER_APPLY);
+	RP_CRASH_POINT("gossip_after_write");
+}
+
+/* Make durable what was appended, then publish it. */
+void
+rp_pull_commit(RpPull *pull)
+{
+	RpSlotSet	grown = {0};
+	bool		any = false;
+
+	show_written(pull);
+	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
+	{
+		PulledLog  *log = &pull->logs[slot];
+
+		if (log->writer == NULL || !log->dirty)
+			continue;
 		rp_log_sync(log->writer);
 		log->dirty = false;
 		pg_atomic_fetch_add_u64(&pull->node->stats.log_syncs, 1);

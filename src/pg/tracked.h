@@ -32,6 +32,7 @@ typedef struct RpTrackedKey
 	bool		row_exists;		/* open->local has the row, locked */
 	RpSlotVersion row_version;	/* by its xmin; nothing of ours, or older than everything: seq 0 */
 	bool		is_displaced;	/* it is not in the table, but in displaced_rows */
+	bool		over_displaced; /* in the table by a local client, who could not see the one in displaced_rows */
 	RpImage    *here;			/* the row that is here, in either place, before newcomer came; NULL: none */
 	int64		newcomer;		/* index in set of the version being applied; -1: none */
 	bool		hands_off;		/* the row is right; only who stands is asked */
@@ -75,6 +76,8 @@ bool		rp_merge_function_fold(RpTrackedKey *t, const RpHandlerChange *handler,
 
 /* merge_columns.c: set the columns of t->row that have a merge. */
 void		rp_merge_columns(RpTrackedKey *t);
+/* Add to the counters of the row here what the displaced row of its key, of this version, had counted. */
+void		rp_merge_displaced(RpTrackedKey *t, const RpImage *displaced, const P2pVersion *version);
 
 /* siblings.c: show the versions that stand if the key is contested under vector_clock, and no others. */
 void		rp_siblings_show(RpTrackedKey *t);

@@ -146,8 +146,8 @@ key_follow(RpApplyTransaction *txn, Oid relid, RpKeyHash hash)
 }
 
 /*
- * Fold the row again if a client's own row stands where several versions should; show what is
- * left of its siblings. A row that is not there is nothing to be made again: apply holds a key without a
+ * Fold the row again if a client's own row stands where several versions should, or where a displaced
+ * one has counted; show what is left of its siblings. A row that is not there is nothing to be made again: apply holds a key without a
  * row until its commit, so whoever writes it later has seen, and covers, what was judged.
  */
 static void
@@ -164,7 +164,7 @@ row_follow(RpApplyTransaction *txn, RpTrackedKey *t)
 		{
 			CHECK_FOR_INTERRUPTS();
 			rp_tracked_look(txn, t);
-			t->hands_off = !row_is_raw(t);
+			t->hands_off = !row_is_raw(t) && !t->over_displaced;
 		} while (!rp_tracked_settle(txn, t));
 	}
 	else

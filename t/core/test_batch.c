@@ -186,6 +186,31 @@ test_batch_foreign_group_and_key_are_refused(void **unused)
 	assert_int_equal(p2p_batch_verify(&found, s.bytes, &s.group, public_key), P2P_BAD_SIGNATURE);
 }
 
+/* What a peer looks at who has the word of a later batch for this one. */
+static void
+test_batch_check_leaves_out_the_signature_alone(void **unused)
+{
+	Sealed		s;
+	P2pBatch	found;
+	P2pId		other_group = {{0x99}};
+	uint8_t		seed[P2P_SEED_SIZE] = {8};
+	uint8_t		public_key[P2P_PUBLIC_KEY_SIZE];
+	uint8_t		secret_key[P2P_SECRET_KEY_SIZE];
+
+	(void) unused;
+	describe(&s);
+	p2p_keypair_from_seed(seed, public_key, secret_key);
+	memcpy(s.secret_key, secret_key, sizeof(secret_key));
+	assert_int_equal(seal(&s), P2P_OK);
+	assert_int_equal(p2p_batch_parse(s.bytes, s.length, &found), P2P_OK);
+	assert_int_equal(p2p_batch_check(&found, &s.group, s.public_key), P2P_OK);
+	assert_int_equal(p2p_batch_verify(&found, s.bytes, &s.group, s.public_key), P2P_BAD_SIGNATURE);
+	assert_int_equal(p2p_batch_check(&found, &other_group, s.public_key), P2P_FOREIGN_GROUP);
+	assert_int_equal(p2p_batch_check(&found, &s.group, public_key), P2P_BAD_SIGNATURE);
+	s.bytes[s.length - 1] ^= 1;
+	assert_int_equal(p2p_batch_check(&found, &s.group, s.public_key), P2P_CORRUPT);
+}
+
 static void
 test_batch_another_body_is_refused(void **unused)
 {
@@ -359,6 +384,7 @@ main(void)
 		cmocka_unit_test(test_batch_every_changed_byte_is_refused),
 		cmocka_unit_test(test_batch_every_truncation_and_any_addition_is_refused),
 		cmocka_unit_test(test_batch_foreign_group_and_key_are_refused),
+		cmocka_unit_test(test_batch_check_leaves_out_the_signature_alone),
 		cmocka_unit_test(test_batch_another_body_is_refused),
 		cmocka_unit_test(test_batch_hash_names_everything_before_the_body),
 		cmocka_unit_test(test_batch_parts_of_a_large_transaction_round_trip),

@@ -52,12 +52,27 @@ sub make
 	}
 	else
 	{
-		# not a copy: a node knows itself by its system identifier
-		$self->run("$self->{bin}/initdb", '-D', $self->{data}, '-U', $USER, '--auth=trust',
-			'--encoding=UTF8', '--locale=C', '--no-sync');
+		$self->copy_fresh;
 	}
 	$self->configure;
 	return $self;
+}
+
+# As initdb makes it, but much faster: a copy of the first one, with a system identifier of its own,
+# by which a node knows itself. It stands first in pg_control, and pg_resetwal mends the checksum
+# and begins a WAL with the same.
+sub copy_fresh
+{
+	my ($self) = @_;
+	my $first = "$self->{work}/fresh";
+
+	$self->run("$self->{bin}/initdb", '-D', $first, '-U', $USER, '--auth=trust', '--encoding=UTF8', '--locale=C',
+		'--no-sync') if !-d $first;
+	$self->run('cp', '-a', $first, $self->{data});
+	open my $control, '+<:raw', "$self->{data}/global/pg_control" or die "pg_control: $!\n";
+	print $control pack('Q', int(now() * 1e6) << 12 | $$ & 0xfff);
+	close $control or die "pg_control: $!\n";
+	$self->run("$self->{bin}/pg_resetwal", '-f', $self->{data});
 }
 
 # The last of several values for a setting counts.

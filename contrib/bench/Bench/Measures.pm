@@ -111,12 +111,12 @@ sub foreground
 	$found->('foreground lag at end', '', 's', $lag);
 }
 
-# Many rows in one transaction.
+# Many rows in one transaction. Who applies before it has all of it has used CPU by the commit.
 sub bulk
 {
 	my ($group, $size, $found) = @_;
-	my ($origin, $receiver) = ($group->{origin}, $group->{receivers}[0]);
-	my $watch = Bench::Watch->new($group->{system}, @{ $group->{clusters} });
+	my ($system, $origin, $receiver) = (@$group{qw(system origin)}, $group->{receivers}[0]);
+	my $watch = Bench::Watch->new($system, @{ $group->{clusters} });
 	my $rows = $size->{bulk};
 	my $looked = now();
 	my $look = sub
@@ -126,21 +126,23 @@ sub bulk
 		$watch->look_memory;
 	};
 
-	$watch->look;
-	$origin->sql("INSERT INTO bulk SELECT g, repeat('x', 60) FROM generate_series(1, $rows) g");
+	$origin->{session}->start("INSERT INTO bulk SELECT g, repeat('x', 60) FROM generate_series(1, $rows) g");
+	$look->() until $origin->{session}->answered(0.02);
+	$origin->{session}->finish;
 	my $committed = now();
-	my @seconds;
+	my $early = $watch->seconds_now($receiver->{name}, sub { $system->applies($_[0]) });
 	foreach (@{ $group->{receivers} })
 	{
 		$_->poll("SELECT EXISTS (SELECT FROM bulk WHERE id = $rows)", 'the rows do not come', $look);
-		push @seconds, now() - $committed;
 	}
+	my $visible = now() - $committed;
 	Bench::Load::caught_up($group);
 	$watch->end;
 
 	report_cpu($found, 'origin cpu, bulk', 'us/row', $watch->cpu($origin->{name}), $rows);
 	report_cpu($found, 'receiver cpu, bulk', 'us/row', $watch->cpu($receiver->{name}), $rows);
-	$found->('bulk visible', '', 's', $seconds[-1]);
+	$found->('bulk visible', '', 's', $visible);
+	$found->('bulk, apply before commit', '', 's of CPU', $early);
 	report_peak($group, $found, $watch);
 }
 
@@ -235,7 +237,6 @@ sub latency
 	latency_at($group, $size, $found, 200, 'latency');
 	return unless $group->{saturation};
 	my $rate = int($group->{saturation} / 2);
-	$found->('latency, half load', 'rate', 'tx/s', $rate);
 	latency_at($group, $size, $found, $rate, 'latency, half load');
 }
 
@@ -245,18 +246,19 @@ sub latency_at
 	my $seconds = int($size->{probes} * 0.03) + 2;
 	my ($origin, $receiver) = ($group->{origin}, $group->{receivers}[0]);
 	my $watch = Bench::Watch->new($group->{system}, $origin, $receiver);
-	my $pgbench = Bench::Load::pgbench_start($group, $origin, '-f', Bench::Load::script($group), '-c', 2,
-		'-R', $rate, '-T', $seconds);
+	my $pgbench = Bench::Load::pgbench_start($group, $origin, '-f', Bench::Load::script($group), '-c',
+		$Bench::Load::CLIENTS, '-R', $rate, '-T', $seconds);
 
 	sleep 1;
 	my @ms = eval { Bench::Load::probes($group, $size->{probes}) };
 	my $error = $@;
 	Bench::Load::pgbench_kill($pgbench) if $error;
 	die $error if $error;
-	my ($count) = Bench::Load::pgbench_end($pgbench, $watch);
+	my ($count, $tps) = Bench::Load::pgbench_end($pgbench, $watch);
 	$count += $size->{probes};
 	Bench::Load::caught_up($group);
 	$watch->end;
+	$found->($name, 'rate', 'tx/s', $tps);
 	$found->($name, "p$_", 'ms', Bench::Load::percentile($_, @ms)) foreach 50, 95, 99;
 	report_cpu($found, "$name, origin cpu", 'us/tx', $watch->cpu($origin->{name}), $count);
 	report_cpu($found, "$name, receiver cpu", 'us/tx', $watch->cpu($receiver->{name}), $count);

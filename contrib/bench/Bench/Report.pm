@@ -96,7 +96,8 @@ our @SECTIONS = (
 	[ 'What comes through, and backlogs', 'throughput', 'drain, one row', 'drain, TPC-B', 'drain, one row, received',
 		'drain, TPC-B, received', 'drain, one row, receiver cpu', 'drain, TPC-B, receiver cpu',
 		'drain, one row, received, receiver cpu', 'drain, TPC-B, received, receiver cpu',
-		'drain, one row, until the first', 'drain, TPC-B, until the first', 'drain, one row, origin cpu', 'drain, TPC-B, origin cpu', 'bulk visible' ],
+		'drain, one row, until the first', 'drain, TPC-B, until the first', 'drain, one row, origin cpu', 'drain, TPC-B, origin cpu', 'bulk visible',
+		'bulk, apply before commit' ],
 	[ 'Commit to visible', 'latency', 'latency, half load', 'latency, half load, origin cpu',
 		'latency, receiver cpu' ],
 	[ 'Foreground', 'foreground', 'foreground client cpu', 'foreground origin cpu', 'foreground lag at end', 'client cpu' ],
@@ -125,8 +126,9 @@ sub lines
 		foreach my $role (uniq(map { $_->[1] } grep { $_->[4] == $peers } @values))
 		{
 			my @found = map { $self->median($measure, $role, $_, $peers) } @systems;
-			# roles that have done nothing
-			next if $role ne '' && !grep { defined && $_ >= 0.05 } @found;
+			next if !grep { defined } @found;
+			# roles that do nothing: the CSV has them
+			next if $role eq 'launcher' || ($role ne '' && !grep { defined && $_ >= 0.05 } @found);
 			my $base = $found[0] // $self->median($compared, $role, $systems[0], $peers);
 			my @ratios = map { $base && defined ? sprintf('%.2f', $_ / $base) : '-' } @found[ 1 .. $#found ];
 			push @lines, [ $measure, $role, $peers, $unit{"$peers $role"}, (map { number($_) } @found), @ratios ];
@@ -158,17 +160,18 @@ sub print_table
 sub print_rest
 {
 	my ($self, $drivers) = @_;
-	my $alone = $self->median('foreground', '', 'none', 0);
+	my @alone = map { $self->median($_, '', 'none', 0) } 'foreground', 'foreground client cpu';
 
-	if (defined $alone)
+	if (defined $alone[0] && defined $alone[1])
 	{
-		printf "\nForeground without replication: %s tx/s, %s us of CPU each. With:\n", number($alone),
-			number($self->median('foreground client cpu', '', 'none', 0));
+		printf "\nForeground without replication: %s tx/s, %s us of the clients' CPU each. With:\n", map { number($_) } @alone;
 		foreach my $system (map { ref $_ ? $_->name : $_ } @$drivers)
 		{
-			printf "  %-12s %s\n", $system, join '  ', map { sprintf '%d peers: %.2f x', $_,
-				($self->median('foreground', '', $system, $_) // next) / $alone }
-				grep { $_ > 0 && defined $self->median('foreground', '', $system, $_) } $self->peers('foreground');
+			foreach my $peers (grep { $_ > 0 } $self->peers('foreground'))
+			{
+				my @with = map { $self->median($_, '', $system, $peers) // next } 'foreground', 'foreground client cpu';
+				printf "  %-12s %2d peers: %.2f x tps, %.2f x CPU\n", $system, $peers, $with[0] / $alone[0], $with[1] / $alone[1];
+			}
 		}
 	}
 	foreach my $system (grep { ref $_ && !$_->can('mesh') } @$drivers)

@@ -8,6 +8,7 @@
 #   $w->wire          bytes that all of these processes have sent over TCP, to one another
 #   $w->wire_of('a')  ... that those of a have sent and received
 #   $w->wal('a'), $w->stored('a')    bytes of WAL, and by which the files of its own store grew
+#   $w->seconds_now('a', sub { $_[0] eq 'apply' })    seconds of CPU so far; cheap
 #   $w->peak('a')     {role => kB}: the greatest private memory that was seen (look_memory)
 #
 # CPU comes from /proc/PID/schedstat: nanoseconds that were run, which utime and stime split into
@@ -212,6 +213,15 @@ sub cpu
 		$cpu{ $seen->{role}{$pid} } += ($seen->{last}{$pid} - ($seen->{first}{$pid} // 0)) / 1000;
 	}
 	return \%cpu;
+}
+
+# Seconds of CPU that a role has used on a cluster by now, of processes that are known.
+sub seconds_now
+{
+	my ($self, $name, $is_role) = @_;
+	my $seen = $self->{$name};
+	my @pids = grep { $is_role->($seen->{role}{$_}) } keys %{ $seen->{role} };
+	return sum0(map { (cpu_ns($_) // 0) - ($seen->{first}{$_} // 0) } @pids) / 1e9;
 }
 
 sub clients { return $_[0]{ $_[1] }{clients} }

@@ -114,6 +114,15 @@ spooled(1, 'a prepared one is spooled');
 $g->sql('a', "COMMIT PREPARED 'p'");
 all_same('a prepared one');
 
+# a table that is made and changed in the midst
+$g->sql('b', 'CREATE TABLE made (id int PRIMARY KEY, v text, c int)');
+$s->query_safe('BEGIN; CREATE TABLE made (id int PRIMARY KEY, v text); ' . insert('made', 1, $rows));
+spooled(1, 'one that makes a table is spooled');
+$s->query_safe("ALTER TABLE made ADD COLUMN c int; INSERT INTO made SELECT x, 'later', x FROM generate_series($rows + 1, 2 * $rows) x; COMMIT");
+$g->sync;
+$g->same('made', 'a table made in the midst is the same');
+is($g->sql('b', "SELECT count(*) || ' ' || count(c) FROM made"), 2 * $rows . " $rows", 'with the column that came in the midst');
+
 # undone before capture comes to it, which it learns in the midst of a change
 {
 	my $capture = $g->pid('a', 'capture');

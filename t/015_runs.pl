@@ -1,0 +1,91 @@
+# Many inserts of one transaction are stored in runs (they are in the WAL as such), and leave
+# what row by row would have left: where rows of the same key are here, earlier and later ones; where
+# keys have been deleted here, decoded or not; in a table with a second unique key; and when
+# one of them fails, which is then the one that is listed.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Replp2p;
+
+my $g = Replp2p->group([ 'a', 'b' ], schema => <<'SQL');
+CREATE TABLE t (id int PRIMARY KEY, v text, big text);
+CREATE TABLE u (id int PRIMARY KEY, v text UNIQUE);
+CREATE TABLE w (id int PRIMARY KEY, v text);
+CREATE TABLE other (id int PRIMARY KEY, v text);
+INSERT INTO t SELECT x, 'start' FROM generate_series(300, 310) x;
+INSERT INTO t SELECT x, 'start' FROM generate_series(400, 410) x;
+SQL
+$g->sync;
+
+# Records of several rows that b has written to its WAL since then.
+sub runs_since
+{
+	my ($from) = @_;
+	my $to = $g->sql('b', 'SELECT pg_current_wal_flush_lsn()');
+	my ($out) = run_command([ 'pg_waldump', '--rmgr=Heap2', '-s', $from, '-e', $to, '-p', $g->node('b')->data_dir . '/pg_wal' ]);
+	return scalar(() = $out =~ /MULTI_INSERT/g);
+}
+
+sub both { $g->sql($_, $_[0]) foreach 'a', 'b' }
+
+# Rows that are here
+my $lsn = $g->sql('b', 'SELECT pg_current_wal_insert_lsn()');
+both('SELECT replp2p.pause_apply()');
+$g->sql('b', "INSERT INTO t SELECT x, 'b early' FROM generate_series(100, 110) x");
+$g->sql('a', "DELETE FROM t; INSERT INTO t SELECT x, 'a', repeat(x::text, 1000 * (x / 999)) FROM generate_series(1, 3000) x");
+$g->sql('b', "INSERT INTO t SELECT x, 'b late' FROM generate_series(200, 210) x; DELETE FROM t WHERE id BETWEEN 300 AND 310");
+$g->sql('b', 'SELECT replp2p.current_token()');
+# and keys that b deletes while nobody reads it
+my $pid = $g->sql('b', 'SELECT pid FROM replp2p.stat_capture');
+kill 'STOP', $pid;
+$g->sql('b', 'DELETE FROM t WHERE id BETWEEN 400 AND 410');
+$g->sql('b', 'SELECT replp2p.resume_apply()');
+ok($g->eventually('b', "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'replp2p apply' AND backend_xid IS NOT NULL AND wait_event_type = 'Extension'"),
+	'apply waits for what is not decoded');
+kill 'CONT', $pid;
+$g->sql('a', 'SELECT replp2p.resume_apply()');
+$g->sync;
+$g->same('t', 'all the same');
+is($g->sql('b', "SELECT string_agg(v || n, ' ' ORDER BY v) FROM (SELECT v, count(*) n FROM t GROUP BY v) s"),
+	'a2967 b late11', 'the later version of each key stands');
+is($g->sql('b', "SELECT count(*) FROM t WHERE id BETWEEN 100 AND 110 AND v = 'a'"), 11, 'rows that were earlier are overwritten');
+is($g->sql('b', 'SELECT sum(length(big)) FROM t'), $g->sql('a', 'SELECT sum(length(big)) FROM t'), 'out-of-line values, too');
+is($g->sql('b', "SELECT conflict_type || ' ' || resolution || count(*) FROM replp2p.conflicts GROUP BY conflict_type, resolution ORDER BY 1"),
+	"insert_deleted keep_local22\ninsert_exists apply_remote11\ninsert_exists keep_local11", 'each conflict is in the history');
+cmp_ok(runs_since($lsn), '>', 0, 'there were runs');
+
+ok($g->eventually('b', "SELECT n_tup_ins >= 2000 FROM pg_stat_user_tables WHERE relname = 't'"),
+	'the statistics that autovacuum goes by know of it');
+
+# Every second table, a row of the run changed at once, keys that come again
+$lsn = $g->sql('b', 'SELECT pg_current_wal_insert_lsn()');
+$g->sql('a', join ' ', 'BEGIN;', (map { my $from = 10000 * $_; (
+	"INSERT INTO other SELECT x, 'one' FROM generate_series($from, $from + 200) x;",
+	"INSERT INTO w SELECT x, 'two' FROM generate_series($from, $from + 20) x;",
+	"UPDATE other SET v = 'changed' WHERE id = $from + 200;",
+	"DELETE FROM w WHERE id = $from + 3; INSERT INTO w VALUES ($from + 3, 'again');") } 1 .. 5), 'COMMIT;');
+$g->sync;
+$g->same($_, "$_ is the same") foreach 'other', 'w';
+cmp_ok(runs_since($lsn), '>=', 10, 'by runs');
+
+# A second unique key: no runs, the usual resolution
+both('SELECT replp2p.pause_apply()');
+$g->sql('b', "INSERT INTO u VALUES (5000, 'v 50')");
+$g->sql('a', "INSERT INTO u SELECT x, 'v ' || x FROM generate_series(1, 100) x");
+both('SELECT replp2p.resume_apply()');
+$g->sync;
+$g->same('u', 'a second unique key');
+
+# A row that b cannot store, in the middle
+$g->sql('b', 'CREATE INDEX ON w (v)');
+$g->sql('a', "INSERT INTO w SELECT x, CASE x WHEN 730 THEN (SELECT string_agg(md5(y::text), '') FROM generate_series(1, 300) y) ELSE 'fine' END FROM generate_series(701, 760) x");
+ok($g->eventually('b', 'SELECT count(*) = 1 FROM replp2p.failed_changes'), 'a row fails');
+is($g->sql('b', "SELECT f.change || ' ' || (v.key ->> 'id') FROM replp2p.failed_changes v, replp2p.failed_transactions f"), '30 730', 'it is named');
+$g->sql('b', 'SELECT replp2p.skip_failed(id) FROM replp2p.failed_changes');
+$g->sync;
+is($g->sql('b', "SELECT count(*) FROM w WHERE v = 'fine'"), 59, 'the others are there');
+
+$g->stop;
+done_testing();

@@ -1,0 +1,138 @@
+# The storm of 066 over tables that have a conflict handler or column merges besides several
+# unique indexes: what a key's versions come to (for a custom function that may be
+# values that nobody has written) is then judged against the other rows. Each time all nodes end with
+# the same rows, the same displaced rows and the same siblings, each displaced row has one in the
+# table in its way, and no origin stands still.
+#
+# RP_SEED repeats the choices of each client, RP_STORM their number.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Replp2p;
+
+my $seed = $ENV{RP_SEED} // int(rand(2**31));
+Replp2p::seed($seed);
+my $steps = $ENV{RP_STORM} // 150;
+my %handlers = (
+	kept => "SELECT replp2p.set_conflict_handler('kept', 'vector_clock')",
+	made => "SELECT replp2p.set_conflict_handler('made', 'custom', 'make(made, made, replp2p.conflict)')",
+	summed => "SELECT replp2p.set_column_merge('summed', 'n', 'counter')",
+	highest => "SELECT replp2p.set_column_merge('highest', 'n', 'max')");
+my @tables = sort keys %handlers;
+
+my $g = Replp2p->group([ 'a', 'b', 'c' ], conf => "deadlock_timeout = 100ms\n",
+	schema => join('', map { <<"SQL" } @tables) . <<'SQL');
+CREATE TABLE $_ (id int PRIMARY KEY, u int UNIQUE, w int, x text, n int NOT NULL DEFAULT 0);
+CREATE UNIQUE INDEX ON $_ (w) WHERE n >= 0;
+CREATE UNIQUE INDEX ON $_ (lower(x)) NULLS NOT DISTINCT;
+SQL
+-- a value of the older row beside those of the newer, and sometimes no row
+CREATE FUNCTION make(older made, newer made, conflict replp2p.conflict) RETURNS made LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN older IS NULL THEN newer
+	WHEN newer IS NULL THEN CASE WHEN older.u % 2 = 0 THEN older END
+	ELSE ROW(newer.id, older.u, newer.w, newer.x, newer.n)::made END;
+-- One random step on the keys k and l; what clashes with what this node can see is undone.
+CREATE FUNCTION step(t text, op int, k int, l int, r int) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE replace(CASE
+		WHEN op <= 30 THEN 'INSERT INTO %t VALUES ($1, $3 % 30, $3 % 37, ''x'' || $3 % 41)'
+		WHEN op <= 45 THEN 'UPDATE %t SET u = $3 % 30 WHERE id = $1'
+		WHEN op <= 55 THEN 'UPDATE %t SET w = $3 % 37, x = ''X'' || $3 % 41 WHERE id = $1'
+		WHEN op <= 65 THEN 'DELETE FROM %t WHERE id = $1'
+		WHEN op <= 70 THEN 'UPDATE %t SET n = -1 - n WHERE id = $1'
+		WHEN op <= 78 THEN 'UPDATE %t SET id = $2, n = n + 1 WHERE id = $1'
+		WHEN op <= 86 THEN 'INSERT INTO %t VALUES ($1, $3 % 30, NULL, NULL) ON CONFLICT (id) DO UPDATE SET u = $3 % 30, x = NULL'
+		WHEN op <= 99 THEN 'UPDATE %t SET u = CASE WHEN id = $1 THEN $3 % 29 ELSE $3 % 28 END WHERE id IN ($1, $2)'
+		ELSE 'DELETE FROM %t WHERE id BETWEEN $1 AND $1 + 10'
+	END, '%t', t) USING k, l, r;
+EXCEPTION WHEN unique_violation OR deadlock_detected THEN
+	NULL;
+END $$;
+SQL
+my @nodes = $g->names;
+$g->sql('a', $handlers{$_}) foreach @tables;
+$g->sync;
+ok($g->eventually($_, "SELECT count(*) = " . @tables . " FROM replp2p.tables WHERE handler <> 'last_writer_wins' OR merges <> '{}'"),
+	"handlers on $_") or diag($g->sql($_, 'TABLE replp2p.tables')) foreach @nodes;
+
+# A client's script, its choices made of the seed.
+my $script = "$PostgreSQL::Test::Utils::tmp_check/unique_tracked.sql";
+append_to_file($script, <<'SQL' . join('', map { "SELECT step('$_', :op, :k, :l, :r);\n" } @tables));
+\set op random(1, 100)
+\set k random(1, 60)
+\set l random(1, 60)
+\set r random(1, 1000000)
+SQL
+
+my $n = 0;
+sub storm
+{
+	return map { $g->pgbench($_, '-f', $script, '-c', 2, '-t', $steps, '--random-seed', $seed + $n++) } @_;
+}
+
+# All nodes at once, not seeing one another; then all cross.
+sub storm_apart
+{
+	$g->sql_all('SELECT replp2p.pause_apply()');
+	my $good = $g->succeeded(storm(@nodes));
+	$g->sql_all('SELECT replp2p.resume_apply()');
+	return $good;
+}
+
+# All that a node has of a table. (Versions are forgotten once stable, sooner on one node than on another: what a
+# displaced row's was, and which of several in its way is the greatest, is not compared.)
+sub state
+{
+	my ($name, $t) = @_;
+	return $g->sql($name, <<"SQL");
+SELECT coalesce(string_agg(t::text, ' ' ORDER BY id), 'no rows') FROM $t t;
+SELECT coalesce(string_agg(row::text, ' ' ORDER BY key), 'none displaced')
+	FROM replp2p.displaced WHERE relation = '$t'::regclass;
+SQL
+}
+
+# All nodes end the same, and as they should.
+sub settled
+{
+	my ($what) = @_;
+
+	$g->sync;
+	foreach my $t (@tables)
+	{
+		my $same = $g->wait_until(sub { my %states = map { state($_, $t) => 1 } @nodes; keys %states == 1 });
+		ok($same, "$what, $t: the same rows stand, and the same are displaced, on all nodes")
+			or diag(map { "$_: " . state($_, $t) . "\n" } @nodes);
+		Replp2p::figure("$what, $t: stand, displaced: " . $g->sql('a',
+			"SELECT (SELECT count(*) FROM $t) || ', ' || count(*) FROM replp2p.displaced WHERE relation = '$t'::regclass"));
+		foreach my $name (@nodes)
+		{
+			is($g->sql($name, <<"SQL"), '', "every displaced row of $t has one in its way on $name");
+SELECT string_agg(d.key ->> 'id', ',') FROM replp2p.displaced d, jsonb_populate_record(NULL::$t, d.row) r
+WHERE relation = '$t'::regclass AND (EXISTS (SELECT FROM $t s WHERE s.id = r.id) OR
+	NOT EXISTS (SELECT FROM $t s WHERE s.u = r.u OR (s.w = r.w AND s.n >= 0 AND r.n >= 0)
+		OR lower(s.x) IS NOT DISTINCT FROM lower(r.x)))
+SQL
+		}
+	}
+	is($g->sql($_, "SELECT string_agg(origin || ': ' || last_error, ' ') FROM replp2p.stat_lag WHERE state = 'error'"),
+		'', "$what: no origin stands still on $_") foreach @nodes;
+}
+
+is($g->succeeded(storm(@nodes)), 3, 'all three nodes at once');
+settled('at once');
+foreach my $round (1 .. 2)
+{
+	is(storm_apart(), 3, 'none seeing another');
+	settled("apart, round $round");
+}
+my @others = storm('a', 'b');
+$g->node('c')->stop('immediate');
+$g->node('c')->start;
+$g->up('c');
+is($g->succeeded(@others, storm('c')), 3, 'one is stopped hard and started again');
+settled('after a crash');
+
+$g->stop;
+done_testing();
