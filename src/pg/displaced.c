@@ -55,8 +55,6 @@
 #include "catalog.h"
 #include "decode.h"
 #include "displaced.h"
-#include "keyset.h"
-#include "logpass.h"
 #include "rowbody.h"
 
 typedef struct TableEntry
@@ -71,19 +69,9 @@ typedef struct KeyEntry
 	Oid			relid;
 } KeyEntry;
 
-/* What the own log has told: a row superseded by a local write, or a truncate of the table. */
-typedef struct LocalNote
-{
-	RpKeyHash	hash;			/* of a truncate: of no key, made of relid */
-	Oid			relid;
-	bool		every;			/* a truncate */
-	RpSlotVersion version;
-} LocalNote;
-
 static RpNode *our_node;
 static HTAB *tables = NULL;
 static HTAB *keys = NULL;
-static HTAB *notes = NULL;		/* LocalNote, by hash */
 
 static void filter_add(Oid relid, RpKeyHash hash);
 static void displaced_hold(RpNode *node);
@@ -96,9 +84,6 @@ static Datum row_json(RpOpenRelation *open, TupleTableSlot *row);
 static Datum key_names(RpOpenRelation *open);
 static P2pVersion version_write(const RpSlotVersion *version);
 static RpSlotVersion version_read(uint64 row, int column);
-static bool note_stands(const LocalNote *note);
-static bool has_counter(const RpTableHandlers *handlers);
-static void note_add(Oid relid, RpKeyHash hash, bool every, const RpSlotVersion *version);
 
 static HTAB *
 make_hash(const char *name, Size keysize, Size entrysize)
@@ -121,7 +106,6 @@ rp_displaced_load(RpNode *node)
 	our_node = node;
 	tables = make_hash("replp2p displaced tables", sizeof(Oid), sizeof(TableEntry));
 	keys = make_hash("replp2p displaced keys", sizeof(RpKeyHash), sizeof(KeyEntry));
-	notes = make_hash("replp2p displaced notes", sizeof(RpKeyHash), sizeof(LocalNote));
 	(void) rp_displaced_remove_orphans();
 	rp_catalog_open(&catalog);
 	n = rp_catalog_run("SELECT relation, key_hash FROM replp2p.displaced_rows", SPI_OK_SELECT,
@@ -171,6 +155,12 @@ bool
 rp_displaced_in(Oid relid)
 {
 	return hash_get_num_entries(tables) > 0 && hash_search(tables, &relid, HASH_FIND, NULL) != NULL;
+}
+
+bool
+rp_displaced_key(RpKeyHash hash)
+{
+	return hash_search(keys, &hash, HASH_FIND, NULL) != NULL;
 }
 
 bool
@@ -491,7 +481,7 @@ rp_displaced_drop(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot 
 {
 	RpKeyHash	hash = rp_key_hash(open->map, key);
 
-	if (hash_search(keys, &hash, HASH_FIND, NULL) != NULL)
+	if (rp_displaced_key(hash))
 		rp_displaced_forget(open->map->relid, hash);
 	rp_displaced_touch(open->map->relid);
 }
@@ -504,6 +494,24 @@ rp_displaced_forget(Oid relid, RpKeyHash hash)
 
 	rp_catalog_open(&catalog);
 	rp_catalog_run("DELETE FROM replp2p.displaced_rows WHERE relation = $1 AND key_hash = $2",
+				   SPI_OK_DELETE, args, lengthof(args));
+	rp_catalog_close(&catalog);
+}
+
+void
+rp_displaced_forget_older(Oid relid, const RpKeyHash *hash, const RpSlotVersion *version)
+{
+	P2pVersion	v = version_write(version);
+	RpKeyHash	none = {0};
+	RpArg		args[] = {
+		arg_table(relid), ARGS_VERSION(v), rp_arg_bytes(hash ? hash : &none, sizeof(RpKeyHash)),
+		rp_arg_bool(hash == NULL),
+	};
+	RpCatalog	catalog;
+
+	rp_catalog_open(&catalog);
+	rp_catalog_run("DELETE FROM replp2p.displaced_rows WHERE relation = $1"
+				   " AND (key_hash = $6 OR $7) AND (stamp, node_id, epoch, seq) < ($5, $2, $3, $4)",
 				   SPI_OK_DELETE, args, lengthof(args));
 	rp_catalog_close(&catalog);
 }
@@ -693,136 +701,4 @@ rp_displaced_unpin(Oid relid, List *used)
 					   " AND key_hash <> ALL ($2)", SPI_OK_DELETE, args, lengthof(args));
 		rp_catalog_close(&catalog);
 	}
-}
-
-/* Remember that a local write has superseded a key, or (no key of its own) emptied the table. */
-static void
-note_add(Oid relid, RpKeyHash hash, bool every, const RpSlotVersion *version)
-{
-	bool		found;
-	LocalNote *note = hash_search(notes, &hash, HASH_ENTER, &found);
-
-	if (!found || rp_slot_version_compare(&note->version, version) < 0)
-		note->version = *version;
-	note->relid = relid;
-	note->every = every;
-}
-
-void
-rp_displaced_visit(const RpPassItem *item)
-{
-	RpPassKeys	found;
-
-	if (hash_get_num_entries(tables) == 0)
-		return;
-	if (item->tag == P2P_TAG_TRUNCATE)
-	{
-		for (int i = 0; i < item->ntables; i++)
-		{
-			Oid			relid = rp_pass_relid(item->tables[i]);
-			RpKeyHash	hash = {relid, PG_UINT64_MAX};
-
-			if (!rp_displaced_in(relid))
-				continue;
-			rp_displaced_touch(relid);
-			note_add(relid, hash, true, &item->version);
-		}
-		return;
-	}
-	if (!rp_displaced_in(rp_pass_relid(item->table)))
-		return;
-	rp_displaced_touch(rp_pass_relid(item->table));
-	if (!rp_pass_keys(item, NULL, &found))
-		return;
-	if (found.old && hash_search(keys, &found.old_key, HASH_FIND, NULL) != NULL)
-		note_add(rp_pass_relid(item->table), found.old_key, false, &item->version);
-	if (found.new && hash_search(keys, &found.new_key, HASH_FIND, NULL) != NULL)
-	{
-		note_add(rp_pass_relid(item->table), found.new_key, false, &item->version);
-		if (has_counter(rp_handlers_of(rp_pass_relid(item->table))))
-			rp_keyset_touch(rp_pass_relid(item->table), found.new_key);
-	}
-}
-
-/* Does the table have a counter? Then what a displaced row has counted is not simply forgotten. */
-static bool
-has_counter(const RpTableHandlers *handlers)
-{
-	for (int m = 0; handlers && m < handlers->nmerges; m++)
-	{
-		if (handlers->merges[m].kind == RP_MERGE_COUNTER)
-			return true;
-	}
-	return false;
-}
-
-bool
-rp_displaced_is_followed(Oid relid, RpKeyHash hash)
-{
-	const P2pKeyVersion *winner;
-
-	if (!has_counter(rp_handlers_of(relid)))
-		return false;
-	winner = p2p_keyset_winner(rp_keyset_of(relid, hash));
-	if (winner == NULL || winner->op == P2P_OP_DELETE)
-		return false;
-	rp_keyset_touch(relid, hash);
-	return true;
-}
-
-/*
- * Is the displaced row to be forgotten? In a tracked table a remote version may beat a local one that is
- * greater (p2p_keyset.h); and tracked_follow.c may have to add up counters first.
- */
-static bool
-note_stands(const LocalNote *note)
-{
-	const RpTableHandlers *handlers = rp_handlers_of(note->relid);
-	const P2pKeyVersion *winner;
-
-	if (note->every || handlers == NULL || !handlers->tracked)
-		return true;
-	if (rp_displaced_is_followed(note->relid, note->hash))
-		return false;
-	winner = p2p_keyset_winner(rp_keyset_of(note->relid, note->hash));
-	return winner == NULL || ((RpKeyPayload *) winner->payload)->slot == RP_SELF;
-}
-
-bool
-rp_displaced_notes_apply(void)
-{
-	HASH_SEQ_STATUS scan;
-	LocalNote *note;
-	RpCatalog	catalog;
-
-	if (hash_get_num_entries(notes) == 0)
-		return false;
-	rp_catalog_open(&catalog);
-	hash_seq_init(&scan, notes);
-	while ((note = hash_seq_search(&scan)) != NULL)
-	{
-		P2pVersion	v = version_write(&note->version);
-		RpArg		args[] = {
-			arg_table(note->relid), ARGS_VERSION(v), ARG_HASH(note->hash), rp_arg_bool(note->every),
-		};
-
-		if (!note_stands(note))
-			continue;
-		rp_catalog_run("DELETE FROM replp2p.displaced_rows WHERE relation = $1"
-					   " AND (key_hash = $6 OR $7) AND (stamp, node_id, epoch, seq) < ($5, $2, $3, $4)",
-					   SPI_OK_DELETE, args, lengthof(args));
-	}
-	rp_catalog_close(&catalog);
-	return true;
-}
-
-void
-rp_displaced_notes_done(void)
-{
-	HASH_SEQ_STATUS scan;
-	LocalNote *note;
-
-	hash_seq_init(&scan, notes);
-	while ((note = hash_seq_search(&scan)) != NULL)
-		(void) hash_search(notes, &note->hash, HASH_REMOVE, NULL);
 }

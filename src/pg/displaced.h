@@ -2,7 +2,8 @@
  * displaced.h
  *	  Displaced rows: live rows that a greater row keeps out of the table, since
  *	  both claim one value of a second unique key. What apply_unique.c (storing),
- *	  displaced.c (the tables) and displaced_follow.c (coming back) share.
+ *	  displaced.c (the tables), displaced_notes.c (local writes) and displaced_follow.c
+ *	  (coming back) share.
  *
  * Only apply calls these, in a transaction, unless it says otherwise.
  */
@@ -19,6 +20,8 @@ struct RpPassItem;
 void		rp_displaced_load(RpNode *node);
 /* May the table have displaced rows? No look-up. */
 bool		rp_displaced_in(Oid relid);
+/* May the row of that key be displaced? No look-up. */
+bool		rp_displaced_key(RpKeyHash hash);
 /* May no table have any? Is any table to be judged again? */
 bool		rp_displaced_is_empty(void);
 bool		rp_displaced_any_dirty(void);
@@ -40,9 +43,6 @@ void		rp_displaced_pin(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVe
 bool		rp_displaced_pinned(RpOpenRelation *open, TupleTableSlot *row, RpSlotVersion *version);
 /* Forget the displaced rows that a truncate of the table removes. */
 void		rp_displaced_truncate(RpApplyTransaction *txn, Oid relid);
-/* An item of the own log: a local write supersedes the displaced row of its key. May be called outside a transaction. */
-void		rp_displaced_visit(const struct RpPassItem *item);
-
 /* A displaced row as it is walked over. */
 typedef struct RpDisplacedRow
 {
@@ -59,8 +59,8 @@ typedef struct RpDisplacedRow
 List	   *rp_displaced_list(Oid relid, const RpDisplacedRow *after, int limit);
 /* Forget the one of that key. */
 void		rp_displaced_forget(Oid relid, RpKeyHash hash);
-/* A local client has inserted the key of a displaced row: does tracked_follow.c add up what both have counted? */
-bool		rp_displaced_is_followed(Oid relid, RpKeyHash hash);
+/* Forget the one of that key, or all of the table (NULL), if its version is less. */
+void		rp_displaced_forget_older(Oid relid, const RpKeyHash *hash, const RpSlotVersion *version);
 /* Show another row as the one that displaces it. */
 void		rp_displaced_set_by(RpOpenRelation *open, const RpDisplacedRow *row,
 								TupleTableSlot *by, const RpSlotVersion *by_version);
@@ -73,9 +73,6 @@ void		rp_displaced_unpin(Oid relid, List *used);
 /* Remove what belongs to tables that are not there any more; true if there was any. */
 bool		rp_displaced_remove_orphans(void);
 
-/* Carry out the notes of the own log in this transaction, true if any; after its commit call rp_displaced_notes_done. */
-bool		rp_displaced_notes_apply(void);
-void		rp_displaced_notes_done(void);
 /* The oids of the tables that may have displaced rows. In CurrentMemoryContext. */
 List	   *rp_displaced_tables(void);
 /* Are the table's displaced rows to be judged again? */
@@ -83,6 +80,16 @@ bool		rp_displaced_is_dirty(Oid relid);
 void		rp_displaced_set_dirty(Oid relid, bool dirty);
 /* The table has none any more, as of a transaction that has committed. */
 void		rp_displaced_table_done(Oid relid);
+
+/* displaced_notes.c */
+
+/* An item of the own log: a local write supersedes the displaced row of its key. May be called outside a transaction. */
+void		rp_displaced_visit(const struct RpPassItem *item);
+/* A local client has inserted the key of a displaced row: does tracked_follow.c add up what both have counted? */
+bool		rp_displaced_is_followed(Oid relid, RpKeyHash hash);
+/* Carry out the notes of the own log in this transaction, true if any; after its commit call rp_displaced_notes_done. */
+bool		rp_displaced_notes_apply(void);
+void		rp_displaced_notes_done(void);
 
 /* apply_unique.c */
 

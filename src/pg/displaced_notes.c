@@ -1,0 +1,175 @@
+/*
+ * displaced_notes.c
+ *	  What local writes mean for displaced rows.
+ *
+ * A local write supersedes the displaced row of its key, and a local TRUNCATE those of
+ * its table. Clients know nothing of displaced rows; apply finds out when it follows
+ * the own log (ownlog.c): it notes each such write, and between transactions forgets the
+ * displaced rows that are less. In a tracked table the sum of a counter may come first
+ * (tracked_follow.c).
+ *
+ * The notes are in memory only. The log is followed from its oldest record after a start, so
+ * that they come again.
+ */
+#include "postgres.h"
+
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#include "displaced.h"
+#include "handlers.h"
+#include "keyset.h"
+#include "logpass.h"
+
+/* What the own log has told: a row superseded by a local write, or a truncate of the table. */
+typedef struct LocalNote
+{
+	RpKeyHash	hash;			/* of a truncate: of no key, made of relid */
+	Oid			relid;
+	bool		every;			/* a truncate */
+	RpSlotVersion version;
+} LocalNote;
+
+static HTAB *notes = NULL;		/* LocalNote, by hash; made with the first */
+
+static HTAB *notes_make(void);
+static void note_add(Oid relid, RpKeyHash hash, bool every, const RpSlotVersion *version);
+static bool has_counter(const RpTableHandlers *handlers);
+static bool note_stands(const LocalNote *note);
+
+static HTAB *
+notes_make(void)
+{
+	HASHCTL		ctl = {0};
+
+	ctl.keysize = sizeof(RpKeyHash);
+	ctl.entrysize = sizeof(LocalNote);
+	ctl.hcxt = TopMemoryContext;
+	return hash_create("replp2p displaced notes", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* Remember that a local write has superseded a key, or (no key of its own) emptied the table. */
+static void
+note_add(Oid relid, RpKeyHash hash, bool every, const RpSlotVersion *version)
+{
+	bool		found;
+	LocalNote  *note;
+
+	if (notes == NULL)
+		notes = notes_make();
+	note = hash_search(notes, &hash, HASH_ENTER, &found);
+	if (!found || rp_slot_version_compare(&note->version, version) < 0)
+		note->version = *version;
+	note->relid = relid;
+	note->every = every;
+}
+
+void
+rp_displaced_visit(const RpPassItem *item)
+{
+	RpPassKeys	found;
+
+	if (rp_displaced_is_empty())
+		return;
+	if (item->tag == P2P_TAG_TRUNCATE)
+	{
+		for (int i = 0; i < item->ntables; i++)
+		{
+			Oid			relid = rp_pass_relid(item->tables[i]);
+			RpKeyHash	hash = {relid, PG_UINT64_MAX};
+
+			if (!rp_displaced_in(relid))
+				continue;
+			rp_displaced_touch(relid);
+			note_add(relid, hash, true, &item->version);
+		}
+		return;
+	}
+	if (!rp_displaced_in(rp_pass_relid(item->table)))
+		return;
+	rp_displaced_touch(rp_pass_relid(item->table));
+	if (!rp_pass_keys(item, NULL, &found))
+		return;
+	if (found.old && rp_displaced_key(found.old_key))
+		note_add(rp_pass_relid(item->table), found.old_key, false, &item->version);
+	if (found.new && rp_displaced_key(found.new_key))
+	{
+		note_add(rp_pass_relid(item->table), found.new_key, false, &item->version);
+		if (has_counter(rp_handlers_of(rp_pass_relid(item->table))))
+			rp_keyset_touch(rp_pass_relid(item->table), found.new_key);
+	}
+}
+
+/* Does the table have a counter? Then what a displaced row has counted is not simply forgotten. */
+static bool
+has_counter(const RpTableHandlers *handlers)
+{
+	for (int m = 0; handlers && m < handlers->nmerges; m++)
+	{
+		if (handlers->merges[m].kind == RP_MERGE_COUNTER)
+			return true;
+	}
+	return false;
+}
+
+bool
+rp_displaced_is_followed(Oid relid, RpKeyHash hash)
+{
+	const P2pKeyVersion *winner;
+
+	if (!has_counter(rp_handlers_of(relid)))
+		return false;
+	winner = p2p_keyset_winner(rp_keyset_of(relid, hash));
+	if (winner == NULL || winner->op == P2P_OP_DELETE)
+		return false;
+	rp_keyset_touch(relid, hash);
+	return true;
+}
+
+/*
+ * Is the displaced row to be forgotten? In a tracked table a remote version may beat a local one that is
+ * greater (p2p_keyset.h); and tracked_follow.c may have to add up counters first.
+ */
+static bool
+note_stands(const LocalNote *note)
+{
+	const RpTableHandlers *handlers = rp_handlers_of(note->relid);
+	const P2pKeyVersion *winner;
+
+	if (note->every || handlers == NULL || !handlers->tracked)
+		return true;
+	if (rp_displaced_is_followed(note->relid, note->hash))
+		return false;
+	winner = p2p_keyset_winner(rp_keyset_of(note->relid, note->hash));
+	return winner == NULL || ((RpKeyPayload *) winner->payload)->slot == RP_SELF;
+}
+
+bool
+rp_displaced_notes_apply(void)
+{
+	HASH_SEQ_STATUS scan;
+	LocalNote  *note;
+
+	if (notes == NULL || hash_get_num_entries(notes) == 0)
+		return false;
+	hash_seq_init(&scan, notes);
+	while ((note = hash_seq_search(&scan)) != NULL)
+	{
+		if (note_stands(note))
+			rp_displaced_forget_older(note->relid, note->every ? NULL : &note->hash, &note->version);
+	}
+	return true;
+}
+
+void
+rp_displaced_notes_done(void)
+{
+	HASH_SEQ_STATUS scan;
+	LocalNote  *note;
+
+	if (notes == NULL)
+		return;
+	hash_seq_init(&scan, notes);
+	while ((note = hash_seq_search(&scan)) != NULL)
+		(void) hash_search(notes, &note->hash, HASH_REMOVE, NULL);
+}
