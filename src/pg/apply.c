@@ -49,17 +49,14 @@
 #include "utils/snapmgr.h"
 
 #include "p2p_follow.h"
-#include "p2p_member.h"
 
 #include "apply_internal.h"
-#include "barrier.h"
 #include "crashpoint.h"
 #include "displaced.h"
 #include "evict.h"
 #include "keyset.h"
 #include "members.h"
 #include "monotonic.h"
-#include "ownlog.h"
 #include "settings.h"
 #include "versions.h"
 #include "worker.h"
@@ -75,7 +72,6 @@
 #define RETRY_LAST_MS 30000
 #define IDLE_WAIT_MS 10000
 #define HELD_RECHECK_MS 1000
-#define PRUNE_INTERVAL_MS 60000
 #define SETTLE_INTERVAL_MS 1000
 
 /* What this worker knows of one member. */
@@ -118,9 +114,6 @@ static Commit commit;			/* the one in work */
 static void commits_publish(void);
 static void listening_set(void);
 static void members_refresh(void);
-static void wait_until_ready(void);
-static void handlers_load(void);
-static void indexes_load(void);
 static bool turn(int slot);
 static int	apply_next(int slot);
 static bool next_is_ready(int slot, uint64 after_seq, P2pBegin *begin, const P2pVector **deps,
@@ -142,10 +135,7 @@ static void transaction_failed(int slot);
 static void state_set(int slot, RpApplyState state);
 static void deps_note(int slot, uint64 seq, const P2pVector *deps);
 static void evicted_settle(void);
-static void handlers_settle(void);
 static bool follow_up(void);
-static void housekeeping(void);
-static void stats_report(void);
 
 /* Where an error happened, for its context line. */
 typedef struct ApplyPlace
@@ -173,9 +163,9 @@ rp_apply_main(Datum dboid)
 	rp_relation_maps_init();
 	rp_keyindex_init(node);
 	rp_keysets_init(node);
-	wait_until_ready();
-	handlers_load();
-	indexes_load();
+	rp_apply_wait_until_ready(node);
+	members_refresh();
+	rp_apply_load(node);
 
 	for (;;)
 	{
@@ -192,9 +182,7 @@ rp_apply_main(Datum dboid)
 		listening_set();
 		progress |= follow_up();
 		evicted_settle();
-		handlers_settle();
-		housekeeping();
-		stats_report();
+		rp_apply_upkeep(node);
 		if (progress)
 			continue;
 		commits_publish();
@@ -217,9 +205,8 @@ commits_publish(void)
 	last_commit = InvalidXLogRecPtr;
 }
 
-/* Wake up by `at_us`, monotonic, at the latest. */
-static void
-wake_by(int64 at_us)
+void
+rp_apply_wake_by(int64 at_us)
 {
 	if (wake_us == 0 || at_us < wake_us)
 		wake_us = at_us;
@@ -277,91 +264,6 @@ members_refresh(void)
 	}
 }
 
-/*
- * Wait until the node talks (its copy is complete), and the logs hold all that is in the
- * tables and not stable, be it copied or applied: only then are versions known. After a
- * start gossip has to open them first, and pulls again what a disk has lost.
- */
-static void
-wait_until_ready(void)
-{
-	for (;;)
-	{
-		RpNodeStatus status = rp_node_status(node);
-		bool		ready = status == RP_NODE_ACTIVE || status == RP_NODE_CATCHUP ||
-			status == RP_NODE_LEAVING;
-
-		SpinLockAcquire(&node->vector_lock);
-		ready &= node->capture_ready;
-		for (int slot = 1; slot < node->nmembers && ready; slot++)
-		{
-			P2pMemberLog log = {
-				.stored_seq = node->members[slot].stored_seq,
-				.applied_seq = node->members[slot].applied_seq,
-				.required_seq = node->members[slot].required_seq
-			};
-
-			ready = p2p_member_tables_are_covered(&log);
-		}
-		SpinLockRelease(&node->vector_lock);
-		if (ready)
-			return;
-		if (status == RP_NODE_EVICTED)
-			proc_exit(0);
-		rp_worker_wait(node, RP_WORKER_APPLY, HELD_RECHECK_MS, PG_WAIT_EXTENSION);
-	}
-}
-
-/* Read which tables have conflict handlers of their own. */
-static void
-handlers_load(void)
-{
-	StartTransactionCommand();
-	rp_handlers_load(node);
-	CommitTransactionCommand();
-}
-
-/* Read tombstones, copied versions and key sets from all logs; own changes up to a barrier of now. */
-static void
-indexes_load(void)
-{
-	XLogRecPtr	captured;
-	uint64		own_seq;
-	uint64		own_oldest;
-
-	members_refresh();
-	StartTransactionCommand();
-	rp_barrier(node, 0);
-	SpinLockAcquire(&node->vector_lock);
-	captured = node->captured_lsn;
-	own_seq = node->members[RP_SELF].captured_seq;
-	own_oldest = node->members[RP_SELF].oldest_seq;
-	SpinLockRelease(&node->vector_lock);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	/* in the order of our tables, in which DROP EXTENSION locks them */
-	rp_siblings_load();
-	rp_displaced_load(node);
-	for (int slot = 1; slot < node->nmembers; slot++)
-	{
-		uint64		required;
-		uint64		oldest;
-
-		SpinLockAcquire(&node->vector_lock);
-		required = node->members[slot].required_seq;
-		oldest = node->members[slot].oldest_seq;
-		SpinLockRelease(&node->vector_lock);
-		if (oldest > 0 && origins[slot].applied_seq >= oldest)
-			rp_foreign_log_index(node, slot, oldest - 1, origins[slot].applied_seq, required);
-	}
-	rp_own_log_start(node, own_oldest > 0 ? own_oldest - 1 : 0);
-	rp_own_log_follow(own_seq);
-	rp_keysets_touch_contested(InvalidOid);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	rp_keysets_commit();
-	rp_apply_deletes_known_to(captured);
-}
-
 /* Apply what one origin has ready, up to a fair share; true if anything was done. */
 static bool
 turn(int slot)
@@ -375,7 +277,7 @@ turn(int slot)
 	{
 		if (rp_monotonic_us() < origins[slot].retry_us)
 		{
-			wake_by(origins[slot].retry_us);
+			rp_apply_wake_by(origins[slot].retry_us);
 			return false;
 		}
 		origins[slot].retry_us = 0;
@@ -457,7 +359,7 @@ next_is_ready(int slot, uint64 after_seq, P2pBegin *begin, const P2pVector **dep
 	else if (is_held(begin->stamp))
 	{
 		*state = RP_APPLY_HELD;
-		wake_by(rp_monotonic_us() + HELD_RECHECK_MS * INT64CONST(1000));
+		rp_apply_wake_by(rp_monotonic_us() + HELD_RECHECK_MS * INT64CONST(1000));
 	}
 	else if (!p2p_follow_deps(*deps, &node->members[slot].origin, applied_seq_of, NULL))
 		*state = RP_APPLY_WAITING;
@@ -753,7 +655,7 @@ follow_up(void)
 	for (size_t i = 0; i < lengthof(due_us); i++)
 	{
 		if (due_us[i] != 0)
-			wake_by(due_us[i]);
+			rp_apply_wake_by(due_us[i]);
 	}
 	return done;
 }
@@ -821,7 +723,7 @@ transaction_failed(int slot)
 	if (deadlock)
 		origin->retry_ms = 1;
 	origin->retry_us = rp_monotonic_us() + origin->retry_ms * INT64CONST(1000);
-	wake_by(origin->retry_us);
+	rp_apply_wake_by(origin->retry_us);
 	SpinLockAcquire(&node->vector_lock);
 	member->apply_state = RP_APPLY_ERROR;
 	strlcpy(member->apply_error, error->message, RP_ERROR_TEXT_SIZE);
@@ -864,87 +766,6 @@ evicted_settle(void)
 	if (!rp_evict_settle(node, applied, deps))
 	{
 		commits_publish();		/* what is applied counts once capture has read it */
-		wake_by(rp_monotonic_us() + SETTLE_INTERVAL_MS * INT64CONST(1000));
+		rp_apply_wake_by(rp_monotonic_us() + SETTLE_INTERVAL_MS * INT64CONST(1000));
 	}
-}
-
-/* While a change of conflict handlers is not settled, look again now and then. */
-static void
-handlers_settle(void)
-{
-	static int64 next_us = 0;
-
-	if (!rp_handlers_unsettled(node))
-		return;
-	if (rp_monotonic_us() >= next_us)
-	{
-		StartTransactionCommand();
-		rp_handlers_settle(node);
-		CommitTransactionCommand();
-		next_us = rp_monotonic_us() + SETTLE_INTERVAL_MS * INT64CONST(1000);
-	}
-	wake_by(next_us);
-}
-
-/* Have the key sets forget what is stable. */
-static void
-sets_sweep(const uint64 *stable, int n)
-{
-	P2pVector	vector;
-
-	p2p_vector_clear(&vector);
-	for (int slot = 0; slot < n; slot++)
-		p2p_vector_set(&vector, &node->members[slot].origin, stable[slot]);
-	StartTransactionCommand();
-	rp_keysets_sweep(&vector);
-	CommitTransactionCommand();
-}
-
-/* Now and then: forget what is stable, prune the history. */
-static void
-housekeeping(void)
-{
-	static int64 pruned_us = 0;
-	static uint64 swept[RP_MAX_MEMBERS];
-	int64		now = rp_monotonic_us();
-	uint64		stable[RP_MAX_MEMBERS];
-	int			n = node->nmembers;
-
-	if (pruned_us != 0 && now < pruned_us + PRUNE_INTERVAL_MS * INT64CONST(1000))
-		return;
-	pruned_us = now;
-	SpinLockAcquire(&node->vector_lock);
-	for (int slot = 0; slot < n; slot++)
-		stable[slot] = rp_droppable_seq(node, slot);
-	SpinLockRelease(&node->vector_lock);
-	if (memcmp(stable, swept, sizeof(uint64) * n) != 0 && !rp_handlers_unsettled(node))
-	{
-		rp_keyindex_sweep(stable, n);
-		sets_sweep(stable, n);
-		rp_siblings_sweep();
-		memcpy(swept, stable, sizeof(uint64) * n);
-	}
-
-	StartTransactionCommand();
-	rp_conflict_prune();
-	CommitTransactionCommand();
-}
-
-/*
- * Report to the server's statistics what was written: autovacuum goes by them. At most once a
- * second while there is work, and what is left soon after it.
- */
-static void
-stats_report(void)
-{
-	static int64 due_us = 0;
-	bool		due = due_us != 0 && rp_monotonic_us() >= due_us;
-	long		again_ms = pgstat_report_stat(due);
-
-	if (again_ms <= 0)
-		due_us = 0;
-	else if (due_us == 0 || due)
-		due_us = rp_monotonic_us() + again_ms * INT64CONST(1000);
-	if (due_us != 0)
-		wake_by(due_us);
 }

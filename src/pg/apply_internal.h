@@ -54,6 +54,13 @@ bool		rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table);
  * for a client, or that memory outside of the transaction would remember of a subtransaction.
  */
 void		rp_apply_alone(const RpApplyTransaction *txn);
+/* apply.c: go on by at_us, monotonic, at the latest, even if nobody wakes the worker. */
+void		rp_apply_wake_by(int64 at_us);
+/* apply_start.c: wait until versions can be known here; then read all that must be known of them. */
+void		rp_apply_wait_until_ready(RpNode *node);
+void		rp_apply_load(RpNode *node);
+/* apply_upkeep.c: settle, forget, report what is due. Outside of a transaction. */
+void		rp_apply_upkeep(RpNode *node);
 /* apply.c: have the session commit under the origin of slot, as this version of its. */
 void		rp_apply_origin_set(int slot, uint64 seq, P2pStamp stamp);
 
