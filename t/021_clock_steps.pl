@@ -85,7 +85,8 @@ ok($g->eventually($_, "SELECT sum(lag_transactions) = 0 FROM replp2p.stat_lag"),
 	foreach $g->names;
 Replp2p::figure('conflicts met on a: ' . $g->sql('a', 'SELECT sum(conflicts) FROM replp2p.stat_lag'));
 
-# The commits of a node from its WAL: [time, origin, seq, stamp].
+# The commits of a node from its WAL: [time, origin, seq, stamp, how many transactions of the origin are in it:
+# each is a subtransaction, if there are several].
 sub commits
 {
 	my ($name) = @_;
@@ -102,7 +103,9 @@ sub commits
 		my $time = $1;
 		my ($origin, $high, $low, $stamp) =
 			$line =~ m{origin: node (\d+), lsn ([0-9A-F]+)/([0-9A-F]+), at (\S+ \S+) UTC};
-		push @commits, [ $time, $origin // 0, hex($high // 0) << 32 | hex($low // 0), $stamp ];
+		my ($subxacts) = $line =~ /subxacts: ([\d ]+)/;
+		my @members = split ' ', $subxacts // '0';
+		push @commits, [ $time, $origin // 0, hex($high // 0) << 32 | hex($low // 0), $stamp, scalar @members ];
 	}
 	return @commits;
 }
@@ -125,10 +128,10 @@ foreach my $name ($g->names)
 
 	foreach my $commit (grep { $_->[1] } commits($name))
 	{
-		my (undef, $origin, $seq, $at) = @$commit;
-		$applied++;
+		my (undef, $origin, $seq, $at, $n) = @$commit;
+		$applied += $n;
 		push @wrong, "origin $origin: seq $seq after $seq{$origin}"
-			if $seq{$origin} && $seq != $seq{$origin} + 1;
+			if $seq{$origin} && $seq != $seq{$origin} + $n;
 		push @wrong, "origin $origin: seq $seq has $at after $stamp{$origin}"
 			if $stamp{$origin} && $at le $stamp{$origin};
 		$seq{$origin} = $seq;
