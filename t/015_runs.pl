@@ -14,6 +14,8 @@ CREATE TABLE t (id int PRIMARY KEY, v text, big text);
 CREATE TABLE u (id int PRIMARY KEY, v text UNIQUE);
 CREATE TABLE w (id int PRIMARY KEY, v text);
 CREATE TABLE other (id int PRIMARY KEY, v text);
+CREATE TABLE changed (id int PRIMARY KEY, v text);
+CREATE TABLE met (id int PRIMARY KEY, v text);
 INSERT INTO t SELECT x, 'start' FROM generate_series(300, 310) x;
 INSERT INTO t SELECT x, 'start' FROM generate_series(400, 410) x;
 SQL
@@ -69,6 +71,34 @@ $g->sql('a', join ' ', 'BEGIN;', (map { my $from = 10000 * $_; (
 $g->sync;
 $g->same($_, "$_ is the same") foreach 'other', 'w';
 cmp_ok(runs_since($lsn), '>=', 10, 'by runs');
+
+# Rows of the run changed and deleted right after it
+$lsn = $g->sql('b', 'SELECT pg_current_wal_insert_lsn()');
+$g->sql('a', <<'SQL');
+BEGIN;
+INSERT INTO changed SELECT x, 'run' FROM generate_series(1, 100) x;
+UPDATE changed SET v = 'changed' WHERE id % 3 = 0;
+DELETE FROM changed WHERE id % 5 = 0;
+COMMIT;
+SQL
+$g->sync;
+$g->same('changed', 'changed and deleted right after the run');
+is($g->sql('b', "SELECT count(*) || ' ' || count(*) FILTER (WHERE v = 'changed') FROM changed"), '80 27', 'each that was to be');
+cmp_ok(runs_since($lsn), '>', 0, 'by runs');
+
+# A key that has a tombstone ends a run, in which a row meets another one
+$lsn = $g->sql('b', 'SELECT pg_current_wal_insert_lsn()');
+both('SELECT replp2p.pause_apply()');
+$g->sql('b', "INSERT INTO met VALUES (20, 'b early'), (50, 'b early'); DELETE FROM met WHERE id = 50");
+$g->sql('b', 'SELECT replp2p.current_token()');
+# (the first one has apply ask for deletes)
+$g->sql('a', "INSERT INTO met VALUES (0, 'run 0')");
+$g->sql('a', "INSERT INTO met SELECT x, 'run ' || x FROM generate_series(1, 100) x");
+both('SELECT replp2p.resume_apply()');
+$g->sync;
+$g->same('met', 'a tombstone in the midst');
+is($g->sql('b', "SELECT count(*) FROM met WHERE v = 'run ' || id"), 101, 'every row is there, and right');
+cmp_ok(runs_since($lsn), '>', 0, 'by runs');
 
 # A second unique key: no runs, the usual resolution
 both('SELECT replp2p.pause_apply()');

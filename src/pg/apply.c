@@ -542,7 +542,7 @@ transaction_apply(const P2pBegin *begin, const P2pVector *deps)
 	MemoryContextSwitchTo(TopTransactionContext);
 	rp_versions_put(U64FromFullTransactionId(GetCurrentFullTransactionId()), &entry);
 	items_apply(txn, origins[commit.slot].stream);
-	rp_run_flush(txn);
+	(void) rp_run_flush(txn);
 	if (commit.grouped)
 		ReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(TopTransactionContext);

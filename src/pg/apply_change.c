@@ -89,6 +89,8 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 
 	if (map->is_membership || map->is_handler_change)
 		rp_apply_alone(txn);
+	if (tag != P2P_TAG_INSERT || !map->has_key)
+		(void) rp_run_flush(txn);	/* it may concern one of its rows */
 	if (new_values)
 		rp_values_to_slot(map, new_values, open->incoming, open->given, open->unavailable);
 	if (old_values)
@@ -96,14 +98,18 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 
 	if (!map->has_key)
 	{
-		rp_run_flush(txn);
 		if (tag == P2P_TAG_INSERT)
 			insert_without_key(txn, open);
 	}
 	else if (tag == P2P_TAG_INSERT)
 	{
 		if (!rp_run_take(txn, open))
+		{
+			/* what flushes uses our slots, too */
+			if (rp_run_flush(txn))
+				rp_values_to_slot(map, new_values, open->incoming, open->given, open->unavailable);
 			change_key(txn, open, P2P_OP_INSERT, open->incoming, NULL, NULL);
+		}
 	}
 	else if (tag == P2P_TAG_DELETE)
 		change_key(txn, open, P2P_OP_DELETE, open->old, NULL, NULL);
@@ -170,7 +176,7 @@ rp_apply_close_relations(RpApplyTransaction *txn)
 {
 	ListCell   *cell;
 
-	rp_run_flush(txn);
+	(void) rp_run_flush(txn);
 	foreach(cell, txn->opened)
 		rp_relation_give(lfirst(cell));
 	txn->opened = NIL;

@@ -81,7 +81,7 @@ void		rp_insert_again(RpApplyTransaction *txn, RpOpenRelation *open);
 /* apply_run.c: take the insert of open->incoming into the run; false: it is none for a run, which is stored. */
 bool		rp_run_take(RpApplyTransaction *txn, RpOpenRelation *open);
 /* Store what has been gathered; before anything but the next insert into its table. */
-void		rp_run_flush(RpApplyTransaction *txn);
+bool		rp_run_flush(RpApplyTransaction *txn);
 /* Forget it, after an abort. */
 void		rp_run_abort(void);
 

@@ -62,10 +62,8 @@ rp_run_take(RpApplyTransaction *txn, RpOpenRelation *open)
 	txn->streak = open == txn->streak_of ? txn->streak + 1 : 1;
 	txn->streak_of = open;
 	if (txn->streak < RUN_FROM || !is_fit(txn, open))
-	{
-		rp_run_flush(txn);
 		return false;
-	}
+	Assert(run.open == NULL || run.open == open);
 	if (run.memory == NULL)
 		run.memory = AllocSetContextCreate(TopMemoryContext, "replp2p run", ALLOCSET_DEFAULT_SIZES);
 	rp_row_build(open, NULL);
@@ -86,7 +84,7 @@ rp_run_take(RpApplyTransaction *txn, RpOpenRelation *open)
 	run.n++;
 	run.bytes += tuple->t_len;
 	if (run.n == RUN_ROWS || run.bytes >= RUN_BYTES)
-		rp_run_flush(txn);
+		(void) rp_run_flush(txn);
 	return true;
 }
 
@@ -102,7 +100,7 @@ is_fit(RpApplyTransaction *txn, RpOpenRelation *open)
 		!rp_keyindex_tombstone(relid, rp_key_hash(open->map, open->incoming), &tombstone);
 }
 
-void
+bool
 rp_run_flush(RpApplyTransaction *txn)
 {
 	RpOpenRelation *open = run.open;
@@ -112,7 +110,7 @@ rp_run_flush(RpApplyTransaction *txn)
 	int			save_sec;
 
 	if (open == NULL)
-		return;
+		return false;
 	txn->storing_run = true;
 	old = MemoryContextSwitchTo(run.memory);
 	GetUserIdAndSecContext(&save_user, &save_sec);
@@ -125,6 +123,7 @@ rp_run_flush(RpApplyTransaction *txn)
 	MemoryContextSwitchTo(old);
 	rp_run_abort();
 	txn->storing_run = false;
+	return true;
 }
 
 void
