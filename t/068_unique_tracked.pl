@@ -120,6 +120,22 @@ SQL
 		'', "$what: no origin stands still on $_") foreach @nodes;
 }
 
+# One transaction, and a function that makes rows claiming one value of what it has deleted: they have one version, and one
+# of them stands, the same on all nodes.
+$g->sql('a', "INSERT INTO made SELECT i, 100 + i, i, i FROM generate_series(1, 9) i");
+$g->sync;
+$g->sql_all('SELECT replp2p.pause_apply()');
+$g->sql('b', "UPDATE made SET u = 200 WHERE id = 1; UPDATE made SET u = 202 WHERE id = 5");
+$g->sql('c', "UPDATE made SET u = 200 WHERE id = 2; UPDATE made SET u = 202 WHERE id = 4");
+$g->sql('a', "BEGIN; DELETE FROM made WHERE id < 4; TRUNCATE made; COMMIT");
+$g->sql_all('SELECT replp2p.resume_apply()');
+settled('one transaction');
+is($g->sql('a', "SELECT string_agg(id || ': ' || u, ', ' ORDER BY id) FROM made"), '2: 200, 5: 202', 'the row of the greater key stands');
+$g->sql('a', "DELETE FROM made WHERE id IN (2, 5)");
+settled('come back');
+is($g->sql('c', "SELECT string_agg(id || ': ' || u, ', ' ORDER BY id) FROM made"), '1: 200, 4: 202', 'the other one came back');
+$g->sql('b', "DELETE FROM made");
+
 is($g->succeeded(storm(@nodes)), 3, 'all three nodes at once');
 settled('at once');
 foreach my $round (1 .. 2)

@@ -47,11 +47,13 @@
 #include "keyset.h"
 #include "p2p_stamp.h"
 #include "p2p_unique.h"
+#include "rowbody.h"
 
 /* One row and those in the table that conflict with it. Handle 1 is the row, 2.. the others. */
 typedef struct Clash
 {
-	RpApplyTransaction *txn;
+	RpOpenRelation *open;
+	TupleTableSlot *row;
 	const RpSlotVersion *version;
 	List	   *neighbours;		/* RpNeighbour * */
 	bool	   *displaced;		/* by index in neighbours */
@@ -173,7 +175,7 @@ store_displaced(RpApplyTransaction *txn, RpOpenRelation *open, const RpSlotVersi
 	{
 		RpNeighbour *other = lfirst(cell);
 
-		if (rp_slot_version_compare(&other->version, version) > 0)
+		if (rp_slot_version_compare(&other->version, version) >= 0)
 			rp_displaced_pin(open, other->row, &other->version);
 	}
 	rp_displaced_put(txn, open, open->store, version, greatest->row, &greatest->version);
@@ -234,14 +236,27 @@ clash_version(const Clash *clash, P2pUniqueRow row)
 		&((RpNeighbour *) list_nth(clash->neighbours, (int) row - 2))->version;
 }
 
-/* The row in hand is above one of the same version: within a transaction the later operation counts. */
+static TupleTableSlot *
+clash_slot(const Clash *clash, P2pUniqueRow row)
+{
+	return row == 1 ? clash->row : ((RpNeighbour *) list_nth(clash->neighbours, (int) row - 2))->row;
+}
+
+/*
+ * Two rows of one transaction conflict if a custom function or a merge has made one of them of older
+ * versions, too: their keys tell. Of those that are older than everything only one is in
+ * its table without a pin (displaced.c), and is less than the row in hand.
+ */
 static int
 clash_compare(void *arg, P2pUniqueRow a, P2pUniqueRow b)
 {
-	int			order = rp_slot_version_compare(clash_version(arg, a), clash_version(arg, b));
+	const Clash *clash = arg;
+	int			order = rp_slot_version_compare(clash_version(clash, a), clash_version(clash, b));
 
+	if (order == 0 && a != b && clash_version(clash, a)->seq != 0)
+		order = rp_rowbody_key_compare(clash->open, clash_slot(clash, a), clash_slot(clash, b));
 	if (order == 0 && a != b)
-		return a < b ? 1 : -1;
+		order = a < b ? 1 : -1;
 	return order;
 }
 
@@ -281,7 +296,7 @@ rp_unique_judge_row(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlo
 					const RpSlotVersion *version, ItemPointer self, bool lock,
 					List **neighbours, RpNeighbour **greatest)
 {
-	Clash		clash = {.txn = txn, .version = version};
+	Clash		clash = {.open = open, .row = row, .version = version};
 	P2pUniqueTable table = {&clash, clash_compare, clash_is_kept, clash_neighbours, clash_set_kept};
 	P2pUniqueRow in_hand = 1;
 	ListCell   *cell;

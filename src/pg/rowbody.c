@@ -40,6 +40,8 @@ static void describe(RpOpenRelation *open, P2pRelation *relation);
 static bool is_key_column(const RpRelationMap *map, int attno);
 static P2pValue *row_values(RpOpenRelation *open, TupleTableSlot *row, bool key_only);
 static void value_encode(Form_pg_attribute att, Datum datum, P2pValue *value);
+static int	attno_by_name(const void *a, const void *b, void *desc);
+static int	value_compare(Form_pg_attribute att, Datum a, Datum b);
 static size_t body_put(P2pWriter *writer, const P2pRelation *relation, const P2pValue *values,
 					   bool key_only);
 static void body_read(bytea *bytes, P2pBodyReader *reader, P2pRelation *relation, bool *key_only);
@@ -162,6 +164,50 @@ value_encode(Form_pg_attribute att, Datum datum, P2pValue *value)
 		value->data = (const uint8_t *) OidOutputFunctionCall(function, datum);
 		value->length = strlen((const char *) value->data);
 	}
+}
+
+int
+rp_rowbody_key_compare(RpOpenRelation *open, TupleTableSlot *a, TupleTableSlot *b)
+{
+	TupleDesc	desc = RelationGetDescr(open->rel);
+	int			attnos[INDEX_MAX_KEYS];
+	int			order = 0;
+
+	memcpy(attnos, open->map->key_attnos, sizeof(int) * open->map->nkeys);
+	qsort_arg(attnos, open->map->nkeys, sizeof(int), attno_by_name, desc);
+	slot_getallattrs(a);
+	slot_getallattrs(b);
+	for (int k = 0; k < open->map->nkeys && order == 0; k++)
+	{
+		int			attno = attnos[k];
+
+		order = value_compare(TupleDescAttr(desc, attno), a->tts_values[attno], b->tts_values[attno]);
+	}
+	return order;
+}
+
+/* The order of two attributes (0-based) by name: nodes may have the columns in another order. */
+static int
+attno_by_name(const void *a, const void *b, void *desc)
+{
+	return strcmp(NameStr(TupleDescAttr((TupleDesc) desc, *(const int *) a)->attname),
+				  NameStr(TupleDescAttr((TupleDesc) desc, *(const int *) b)->attname));
+}
+
+/* Any order that is the same on every node: that of the encoded bytes. */
+static int
+value_compare(Form_pg_attribute att, Datum a, Datum b)
+{
+	P2pValue	va = {0};
+	P2pValue	vb = {0};
+	int			order;
+
+	value_encode(att, a, &va);
+	value_encode(att, b, &vb);
+	order = memcmp(va.data, vb.data, Min(va.length, vb.length));
+	if (order == 0 && va.length != vb.length)
+		order = va.length < vb.length ? -1 : 1;
+	return order;
 }
 
 /* Put the whole body, or count its bytes if the writer has no room; returns how many they are. */
