@@ -10,7 +10,7 @@
  * gives back user, settings and SPI.
  *
  * Most statements are parsed and planned each time. Those that apply runs for every
- * displaced row or sibling keep their plan (RpStatement), each its own: it is always run as
+ * conflict, sibling or displaced row keep their plan (RpStatement), each its own: it is always run as
  * the owner, with the same search_path, by a worker whose settings are pinned. The server
  * makes a kept plan anew when a table that it reads was changed or analyzed, but not when one
  * has only grown, and what suits an empty table is slow for a large one. So a plan serves for a

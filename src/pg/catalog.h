@@ -27,7 +27,7 @@ typedef struct RpArg
 	bool		isnull;
 } RpArg;
 
-#define RP_MAX_ARGS 20
+#define RP_MAX_ARGS 24
 
 /*
  * A statement that apply runs again and again: a static variable of its own, {"text", SPI_OK_...},
