@@ -265,8 +265,10 @@ rp_keysets_sweep(const P2pVector *stable)
 		{
 			KeyEntry   *entry = dlist_container(KeyEntry, in_table, iter.cur);
 
+			if (entry->touch != TOUCH_NONE)
+				continue;		/* the row is still to be made of all of them */
 			rp_version_set_drop_stable(&entry->versions, stable);
-			if (entry->versions.set.count == 0 && entry->touch == TOUCH_NONE)
+			if (entry->versions.set.count == 0)
 				entry_drop(entry);
 		}
 	}
