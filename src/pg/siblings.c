@@ -133,10 +133,16 @@ void
 rp_siblings_show(RpTrackedKey *t)
 {
 	Oid			relid = t->open->map->relid;
-	bool		wanted = lines_are_wanted(t);
 	Contest		contest = {.t = t};
+	bool		wanted;
 	ContestedKey name = {t->hash, relid};
 
+	if (t->moved)
+	{
+		rp_keyset_touch(relid, t->hash);	/* tracked_follow.c does it */
+		return;
+	}
+	wanted = lines_are_wanted(t);
 	if (!rp_siblings_may_be(relid, t->hash) && (!wanted || t->nstanding < 2))
 		return;
 	if (t->winner && t->winner->op != P2P_OP_DELETE && t->row == NULL && wanted)
