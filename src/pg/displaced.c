@@ -47,7 +47,6 @@
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
-#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -56,6 +55,7 @@
 #include "catalog.h"
 #include "decode.h"
 #include "displaced.h"
+#include "hashtable.h"
 #include "rowbody.h"
 
 typedef struct TableEntry
@@ -78,24 +78,12 @@ static void filter_add(Oid relid, RpKeyHash hash);
 static void displaced_hold(RpNode *node);
 static void table_rehash_or_warn(Oid relid);
 static void table_rehash(Oid relid);
-static HTAB *make_hash(const char *name, Size keysize, Size entrysize);
 static RpArg arg_table(Oid relid);
 static RpArg arg_json(Datum json);
 static Datum row_json(RpOpenRelation *open, TupleTableSlot *row);
 static Datum key_names(RpOpenRelation *open);
 static P2pVersion version_write(const RpSlotVersion *version);
 static RpSlotVersion version_read(uint64 row, int column);
-
-static HTAB *
-make_hash(const char *name, Size keysize, Size entrysize)
-{
-	HASHCTL		ctl = {0};
-
-	ctl.keysize = keysize;
-	ctl.entrysize = entrysize;
-	ctl.hcxt = TopMemoryContext;
-	return hash_create(name, 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-}
 
 void
 rp_displaced_load(RpNode *node)
@@ -105,8 +93,10 @@ rp_displaced_load(RpNode *node)
 	uint64		n;
 
 	our_node = node;
-	tables = make_hash("replp2p displaced tables", sizeof(Oid), sizeof(TableEntry));
-	keys = make_hash("replp2p displaced keys", sizeof(RpKeyHash), sizeof(KeyEntry));
+	tables = rp_hash_make("replp2p displaced tables", TopMemoryContext, 64, sizeof(Oid),
+						  sizeof(TableEntry));
+	keys = rp_hash_make("replp2p displaced keys", TopMemoryContext, 64, sizeof(RpKeyHash),
+						sizeof(KeyEntry));
 	(void) rp_displaced_remove_orphans();
 	rp_catalog_open(&catalog);
 	n = rp_catalog_run("SELECT relation, key_hash FROM replp2p.displaced_rows", SPI_OK_SELECT,

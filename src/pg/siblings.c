@@ -28,13 +28,13 @@
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
 #include "displaced.h"
+#include "hashtable.h"
 #include "rowbody.h"
 #include "settings.h"
 #include "tracked.h"
@@ -389,14 +389,10 @@ rp_siblings_forget_table(Oid relid)
 static void
 contested_reset(void)
 {
-	HASHCTL		ctl = {0};
-
 	if (contested)
 		hash_destroy(contested);
-	ctl.keysize = sizeof(ContestedKey);
-	ctl.entrysize = sizeof(ContestedKey);
-	ctl.hcxt = TopMemoryContext;
-	contested = hash_create("replp2p contested keys", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	contested = rp_hash_make("replp2p contested keys", TopMemoryContext, 64, sizeof(ContestedKey),
+							 sizeof(ContestedKey));
 }
 
 /* The tables that have lines; those of dropped ones are removed. In CurrentMemoryContext. */
