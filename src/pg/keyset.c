@@ -36,9 +36,9 @@
 
 #include "common/hashfn.h"
 #include "lib/ilist.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "hashtable.h"
 #include "versionset.h"
 
 typedef struct RpKeyTable KeyTable;
@@ -103,18 +103,12 @@ static int	slot_of(const P2pKeyVersion *version);
 void
 rp_keysets_init(RpNode *node)
 {
-	HASHCTL		ctl = {0};
-
 	our_node = node;
 	set_context = AllocSetContextCreate(TopMemoryContext, "replp2p key sets",
 										ALLOCSET_DEFAULT_SIZES);
-	ctl.keysize = sizeof(RpKeyHash);
-	ctl.entrysize = sizeof(KeyEntry);
-	ctl.hcxt = set_context;
-	entries = hash_create("replp2p key sets", 1024, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	ctl.keysize = sizeof(Oid);
-	ctl.entrysize = sizeof(KeyTable);
-	tables = hash_create("replp2p tracked tables", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	entries = rp_hash_make("replp2p key sets", set_context, 1024, sizeof(RpKeyHash),
+						   sizeof(KeyEntry));
+	tables = rp_hash_make("replp2p tracked tables", set_context, 64, sizeof(Oid), sizeof(KeyTable));
 	rp_version_sets_init(set_context);
 }
 
