@@ -423,16 +423,19 @@ rp_displaced_pin(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion 
 void
 rp_displaced_pin_renew(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion *version)
 {
+	static RpStatement update = {
+		"UPDATE replp2p.displacing_rows SET node_id = $3, epoch = $4, seq = $5, stamp = $6"
+		" WHERE relation = $1 AND key_hash = $2"
+		" AND (stamp, node_id, epoch, seq) <> ($6, $3, $4, $5)",
+		SPI_OK_UPDATE
+	};
 	RpKeyHash	hash = rp_key_hash(open->map, row);
 	P2pVersion	v = version_write(version);
 	RpArg		args[] = {arg_table(open->map->relid), ARG_HASH(hash), ARGS_VERSION(v)};
 	RpCatalog	catalog;
 
 	rp_catalog_open(&catalog);
-	rp_catalog_run("UPDATE replp2p.displacing_rows SET node_id = $3, epoch = $4, seq = $5, stamp = $6"
-				   " WHERE relation = $1 AND key_hash = $2"
-				   " AND (stamp, node_id, epoch, seq) <> ($6, $3, $4, $5)",
-				   SPI_OK_UPDATE, args, lengthof(args));
+	rp_statement_run(&update, args, lengthof(args));
 	rp_catalog_close(&catalog);
 }
 
