@@ -136,6 +136,30 @@ settled('come back');
 is($g->sql('c', "SELECT string_agg(id || ': ' || u, ', ' ORDER BY id) FROM made"), '1: 200, 4: 202', 'the other one came back');
 $g->sql('b', "DELETE FROM made");
 
+# The row that displaces another is stable and forgotten, a lower version of its key that did not see it is not:
+# the row keeps its version. (b stands still, so that what c wrote cannot become stable.)
+my $seq_of = "SELECT stored_seq FROM replp2p.stat_log WHERE origin = '%s'";
+$g->sql('a', "INSERT INTO kept SELECT i, 100 + i, i, i FROM generate_series(1, 4) i");
+$g->sync;
+$g->sql_all('SELECT replp2p.pause_apply()');
+$g->sql('c', "UPDATE kept SET n = 1 WHERE id = 1; INSERT INTO kept VALUES (5, 150, 5, 5), (6, 160, 6, 6)");
+$g->sql('b', "UPDATE kept SET u = 150 WHERE id = 1; UPDATE kept SET u = 160 WHERE id = 2; SELECT replp2p.wait_for_token(replp2p.current_token())");
+my $seq = $g->sql('b', sprintf($seq_of, 'b'));
+$g->sql($_, 'SELECT replp2p.resume_apply()') foreach 'a', 'c';
+ok($g->eventually('a', "SELECT stable_seq >= $seq FROM replp2p.stat_log WHERE origin = 'b'"), 'what b wrote is stable');
+is($g->sql('a', 'SELECT bool_and(stable_seq < stored_seq) FROM replp2p.stat_log WHERE origin = \'c\''), 't', 'what c wrote is not');
+ok($g->eventually('a', "SELECT string_agg(key ->> 'id', ' ' ORDER BY key) = '5 6' FROM replp2p.displaced"), 'displaced by what b wrote');
+my $apply = $g->pid('a', 'apply');
+$g->sql('a', "SELECT pg_terminate_backend($apply, 60000)");
+ok($g->eventually('a', "SELECT pid <> $apply FROM pg_stat_activity WHERE backend_type = 'replp2p apply'"), 'apply has started again');
+$g->sql('a', 'DELETE FROM kept WHERE id = 2');
+ok($g->eventually('a', 'SELECT EXISTS (SELECT FROM kept WHERE id = 6)'), 'displaced rows have been judged again');
+is($g->sql('a', "SELECT string_agg(key ->> 'id', ' ') FROM replp2p.displaced"), '5', 'the other one stays displaced');
+$g->sql('b', 'SELECT replp2p.resume_apply()');
+settled('forgotten');
+is($g->sql('c', "SELECT string_agg(id || ': ' || u, ', ' ORDER BY id) FROM kept"), '1: 150, 3: 103, 4: 104, 6: 160', 'the greater one stands');
+$g->sql('b', 'DELETE FROM kept');
+
 is($g->succeeded(storm(@nodes)), 3, 'all three nodes at once');
 settled('at once');
 foreach my $round (1 .. 2)
