@@ -43,11 +43,10 @@
 #include "utils/snapmgr.h"
 
 #include "displaced.h"
-#include "handlers.h"
-#include "keyset.h"
 #include "p2p_stamp.h"
 #include "p2p_unique.h"
 #include "rowbody.h"
+#include "tracked.h"
 
 /* One row and those in the table that conflict with it. Handle 1 is the row, 2.. the others. */
 typedef struct Clash
@@ -85,6 +84,9 @@ static Look index_look(RpApplyTransaction *txn, RpOpenRelation *open, int i, con
 static Look row_lock(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row);
 static RpSlotVersion row_version(RpApplyTransaction *txn, RpOpenRelation *open,
 								 TupleTableSlot *row);
+static RpSlotVersion tracked_row_version(RpNode *node, RpOpenRelation *open, TupleTableSlot *row,
+										 const RpSlotVersion *by_xmin);
+static void pin_renew(RpOpenRelation *open, const RpSlotVersion *version);
 
 RpStored
 rp_unique_store(RpApplyTransaction *txn, RpOpenRelation *open, RpHere here,
@@ -106,9 +108,21 @@ rp_unique_store(RpApplyTransaction *txn, RpOpenRelation *open, RpHere here,
 	}
 	if (clashes)
 		stored = store_clashing(txn, open, here != RP_HERE_NOTHING, version);
+	if (stored == RP_STORED)
+		pin_renew(open, version);
 	if (stored == RP_STORED && here == RP_HERE_NOTHING && rp_displaced_in(open->map->relid))
 		rp_displaced_drop(txn, open, open->store);	/* the older version of the key */
 	return stored;
+}
+
+/* If the row in store is pinned, it is from now on with this version (tracked_row_version). */
+static void
+pin_renew(RpOpenRelation *open, const RpSlotVersion *version)
+{
+	const RpTableHandlers *handlers = rp_handlers_of(open->map->relid);
+
+	if (handlers != NULL && handlers->tracked && rp_displaced_in(open->map->relid))
+		rp_displaced_pin_renew(open, open->store, version);
 }
 
 void
@@ -476,10 +490,7 @@ row_lock(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
 	return LOOK_AGAIN;			/* keep compiler quiet */
 }
 
-/*
- * The version of a row in the table: of a tracked table that of its key set's winner, otherwise by its
- * xmin; once that is forgotten as stable, the one that it was pinned with.
- */
+/* The version of a row in the table: by its xmin; once that is forgotten as stable, the one that it was pinned with. */
 static RpSlotVersion
 row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
 {
@@ -487,19 +498,33 @@ row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
 	const RpTableHandlers *handlers = rp_handlers_of(open->map->relid);
 
 	if (handlers != NULL && handlers->tracked)
-	{
-		const P2pKeyVersion *winner;
-
-		rp_keysets_follow_own();	/* rp_row_version has waited until the row's writer is captured */
-		winner = p2p_keyset_winner(rp_keyset_of(open->map->relid, rp_key_hash(open->map, row)));
-		version = (RpSlotVersion) {0};
-		if (winner != NULL)
-			version = (RpSlotVersion) {
-				((RpKeyPayload *) winner->payload)->slot, winner->version.dot.seq,
-				winner->version.stamp
-			};
-	}
+		return tracked_row_version(txn->node, open, row, &version);
 	if (version.seq == 0)
 		(void) rp_displaced_pinned(open, row, &version);
+	return version;
+}
+
+/*
+ * Of a tracked table: that of its key set's winner, or what the row is pinned with. The set may have
+ * lost its winner, which is stable, and still have a lower version that had not seen it: that one is taken for the
+ * winner. So a pin is believed before the set. It is the older one only if the winner has
+ * written the row itself, as a local client may have done: apply renews the pin of a row that it writes (rp_unique_store).
+ */
+static RpSlotVersion
+tracked_row_version(RpNode *node, RpOpenRelation *open, TupleTableSlot *row,
+					const RpSlotVersion *by_xmin)
+{
+	RpSlotVersion version = {0};
+	const P2pKeyVersion *winner;
+
+	rp_keysets_follow_own();	/* rp_row_version has waited until the row's writer is captured */
+	winner = p2p_keyset_winner(rp_keyset_of(open->map->relid, rp_key_hash(open->map, row)));
+	if (winner != NULL)
+	{
+		version = rp_tracked_slot_version(node, winner);
+		if (version.seq == by_xmin->seq && version.slot == by_xmin->slot)
+			return version;
+	}
+	(void) rp_displaced_pinned(open, row, &version);
 	return version;
 }

@@ -43,6 +43,8 @@ typedef struct RpTrackedKey
 	const P2pKeyVersion *winner;	/* NULL: the set is empty */
 	const P2pKeyVersion **standing; /* ascending */
 	uint32		nstanding;
+	bool		newcomer_wins;
+	bool		moved;			/* storing has had the own log followed: winner and standing are not to be looked at */
 	RpImage    *row;			/* that must be here; NULL: none */
 	bool		merged;			/* made of more than the winner */
 	bool		rewrite;		/* to be written even if it is here: see apply_tracked.c */

@@ -5,9 +5,17 @@
 #ifndef RP_WORKER_H
 #define RP_WORKER_H
 
+#include "postmaster/bgworker.h"
+
 #include "shmem.h"
 #include "members.h"
 
+/*
+ * Register a process of ours for a database: role shows in pg_stat_activity ("replp2p role"), main_name is one of
+ * the mains below, extra goes into bgw_extra. False: max_worker_processes are taken.
+ */
+bool		rp_worker_start(Oid dboid, const char *role, const char *main_name, uint32 extra,
+							BackgroundWorkerHandle **handle);
 /*
  * Open a worker: signals, database connection (as the bootstrap superuser),
  * pinned settings (search_path pg_catalog, DateStyle ISO, TimeZone UTC,
