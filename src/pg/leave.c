@@ -5,8 +5,9 @@
  * leave_group inserts the leave row into replp2p.membership, an ordinary
  * transaction of this node's stream, and sets the status to leaving. What this
  * node wrote before that transaction the others must get; what comes after it
- * they ignore, all of them from the same seq on (p2p_follow.h), also those that store it. So the node stays, serving its log, until every other member has
- * said in its signed state that it stores our log up to that transaction:
+ * they ignore, all of them from the same seq on (p2p_follow.h), also those that store it. So the
+ * node stays, serving its log, until every other member has said in its signed state that it stores
+ * our log up to that transaction:
  *
  *	  barrier -> capture has passed it -> seq of the leave row, from the own log
  *		-> stored[self] >= seq in the states of all admitted members, and stored

@@ -21,7 +21,10 @@ typedef struct RpIdentity
 	uint8		secret_key[P2P_SECRET_KEY_SIZE];
 } RpIdentity;
 
-/* Make a fresh key pair for identity->group, set by the caller, and write it (0600, fsynced); ERROR if one is there. */
+/*
+ * Make a fresh key pair for identity->group, set by the caller, and write it (0600, fsynced); ERROR
+ * if one is there.
+ */
 void		rp_identity_create(Oid dboid, RpIdentity *identity);
 /* Read it; ERROR if it is missing, readable by others or not of this cluster and database. */
 void		rp_identity_read(Oid dboid, RpIdentity *identity);
