@@ -202,18 +202,18 @@ relation_of(RpApplyTransaction *txn, RpRelationMap *map)
 		open = lfirst(cell);
 		if (open->map != map)
 			continue;
-		open->never_wait = txn->group != NULL;
+		open->never_wait = txn->group != NULL || txn->early;
 		return open;
 	}
-	/* what came before in a group holds locks already */
-	if (txn->group != NULL && txn->group->n > 1 &&
+	/* what came before in a group holds locks already, and what is early gives way */
+	if ((txn->early || (txn->group != NULL && txn->group->n > 1)) &&
 		!ConditionalLockRelationOid(map->relid, RowExclusiveLock))
 		rp_relation_busy(map);
 	old = MemoryContextSwitchTo(TopTransactionContext);
 	open = rp_relation_take(map);
 	txn->opened = lappend(txn->opened, open);
 	MemoryContextSwitchTo(old);
-	open->never_wait = txn->group != NULL;
+	open->never_wait = txn->group != NULL || txn->early;
 	return open;
 }
 

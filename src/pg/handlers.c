@@ -173,6 +173,12 @@ rp_handlers_in_use(void)
 	return stale || tables == NULL || hash_get_num_entries(tables) > 0;
 }
 
+bool
+rp_handlers_are_known(void)
+{
+	return !stale && tables != NULL && hash_get_num_entries(tables) > 0;
+}
+
 /* The table's handlers in a copy, if it is tracked, else NULL. */
 static const RpTableHandlers *
 handlers_in(HTAB *copy, Oid relid)
