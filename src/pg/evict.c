@@ -134,7 +134,10 @@ freeze_add(RpNode *node, const RpIdentity *me, int slot, uint64 seq)
 					row.name, seq)));
 }
 
-/* Fill in what this node sees and has said of the others; returns how many there are. In a transaction. */
+/*
+ * Fill in what this node sees and has said of the others; returns how many there are. In a
+ * transaction.
+ */
 static int
 closings_find(RpNode *node, const bool *closed, P2pClosing *nodes)
 {

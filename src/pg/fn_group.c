@@ -370,7 +370,7 @@ self_read(char *name, char *dsn, RpNodeStatus *status, RpNode *node)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("there is no row in replp2p.local_node"),
-				 errhint("Only the extension may write its tables; restore the row, or or "
+				 errhint("Only the extension may write its tables; restore the row, or "
 						 "leave by replp2p.leave_group(force => true) and join again.")));
 	rp_column_name(0, 1, name);
 	rp_column_text(0, 2, dsn, P2P_DSN_SIZE);
