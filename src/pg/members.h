@@ -62,6 +62,11 @@ typedef struct RpMembershipRow
  * inside. node may be NULL: not claimed yet.
  */
 void		rp_membership_add(RpNode *node, const RpIdentity *identity, RpMembershipRow *row);
+
+/* Could this node do that at once, without waiting for a user's transaction? In a transaction. */
+bool		rp_membership_is_free(void);
+/* Has this node said that it leaves? In a transaction. */
+bool		rp_membership_has_left(void);
 /*
  * Verify a row that apply or a join has just stored, and carry it out here:
  * admit takes the next slot and creates the replication origin, leave marks

@@ -382,6 +382,38 @@ rp_membership_add(RpNode *node, const RpIdentity *identity, RpMembershipRow *row
 	rp_members_changed(node);
 }
 
+/*
+ * May this node add to the membership log at once? A user may have called
+ * evict_node() in a transaction that stays open; gossip must not wait for that.
+ */
+bool
+rp_membership_is_free(void)
+{
+	RpCatalog	catalog;
+	bool		is_free;
+
+	rp_catalog_open(&catalog);
+	is_free = rp_catalog_run("SELECT FROM replp2p.local_node FOR UPDATE SKIP LOCKED",
+							 SPI_OK_SELECT, NULL, 0) > 0;
+	rp_catalog_close(&catalog);
+	return is_free;
+}
+
+/* Has this node said that it leaves? */
+bool
+rp_membership_has_left(void)
+{
+	RpCatalog	catalog;
+	bool		has_left;
+
+	rp_catalog_open(&catalog);
+	has_left = rp_catalog_run("SELECT FROM replp2p.membership JOIN replp2p.local_node"
+							  " ON subject_id = node_id AND subject_epoch = epoch"
+							  " WHERE change = 'l' LIMIT 1", SPI_OK_SELECT, NULL, 0) > 0;
+	rp_catalog_close(&catalog);
+	return has_left;
+}
+
 /* Read a row from a slot of replp2p.membership; ERROR if malformed. */
 void
 rp_membership_row_read(struct TupleTableSlot *slot, RpMembershipRow *row)
