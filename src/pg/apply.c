@@ -603,6 +603,8 @@ items_apply(RpApplyTransaction *txn, RpStream *stream)
 		CHECK_FOR_INTERRUPTS();
 		if (item.awaited)
 		{
+			if (!commit.early)
+				rp_stream_has_no_end(stream);
 			rp_early_wait(txn, stream);
 			continue;
 		}

@@ -248,6 +248,8 @@ void		rp_stream_wait_stored(RpStream *stream, uint64 seq);
 bool		rp_stream_is_large(RpStream *stream);
 /* Are there at least so many whole transactions after after_seq in the log? */
 bool		rp_stream_has(RpStream *stream, uint64 after_seq, uint64 n);
+/* An item was awaited, in a transaction that was here as a whole: its log was cut. ERROR. */
+void		rp_stream_has_no_end(RpStream *stream) pg_attribute_noreturn();
 /* An item was awaited: is the part here by now? */
 bool		rp_stream_part_has_come(RpStream *stream);
 /* Changes of the peeked transaction to be passed over, by number, ascending; their memory must stay until its end. */
