@@ -369,7 +369,10 @@ insert_is_promising(RpOpenRelation *open)
 	return false;
 }
 
-/* Store the incoming row where a glance found a row in open->local, or none; false: it is not so any more. */
+/*
+ * Store the incoming row where a glance found a row in open->local, or none; false: it is not so
+ * any more.
+ */
 static bool
 store_glanced(RpApplyTransaction *txn, RpOpenRelation *open, bool in_table)
 {
@@ -487,7 +490,10 @@ frozen_version_is_right(RpOpenRelation *open, TupleTableSlot *row, const RpVersi
 		rp_keyindex_wrote(entry->slot, entry->seq, rp_key_hash(open->map, row));
 }
 
-/* The version of a row that this local transaction has written: of this or an earlier member of its group. */
+/*
+ * The version of a row that this local transaction has written: of this or an earlier member of its
+ * group.
+ */
 static RpSlotVersion
 own_version(const RpApplyTransaction *txn, TransactionId xmin)
 {

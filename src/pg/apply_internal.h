@@ -113,8 +113,9 @@ void		rp_siblings_load(void);
 void		rp_siblings_sweep(void);
 
 /*
- * apply_unique.c: store open->store as the row of its key, over what is here, with this version, in a table that may have more unique indexes. A displaced row
- * of the key is forgotten if the row is stored, be it displaced again.
+ * apply_unique.c: store open->store as the row of its key, over what is here, with this version, in
+ * a table that may have more unique indexes. A displaced row of the key is forgotten if the row is
+ * stored, be it displaced again.
  */
 typedef enum RpHere
 {
@@ -139,7 +140,10 @@ bool		rp_displaced_find(RpOpenRelation *open, TupleTableSlot *key, RpSlotVersion
 							  TupleTableSlot *out);
 /* Forget the displaced row of key: a greater version of it has come. */
 void		rp_displaced_drop(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *key);
-/* displaced_follow.c. Between transactions: bring rows back whose values are free again. Returns whether anything was done. */
+/*
+ * displaced_follow.c. Between transactions: bring rows back whose values are free again. Returns
+ * whether anything was done.
+ */
 bool		rp_displaced_follow_up(RpNode *node);
 /* When it wants to be called again though nothing has happened, monotonic; 0: never. */
 int64		rp_displaced_due_us(void);
@@ -159,7 +163,10 @@ RpGlance	rp_row_glance(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot
 void		rp_row_build(RpOpenRelation *open, TupleTableSlot *base);
 /* Insert store; false: a live row claims one of its unique values, and nothing is left behind. */
 bool		rp_row_insert(RpOpenRelation *open);
-/* Keep a key without a row from being inserted until the transaction ends; false: there is a row by now. Uses store. */
+/*
+ * Keep a key without a row from being inserted until the transaction ends; false: there is a row by
+ * now. Uses store.
+ */
 bool		rp_row_claim(RpOpenRelation *open, TupleTableSlot *key);
 /* Insert store into a table without a key. */
 void		rp_row_insert_anyway(RpOpenRelation *open);

@@ -380,9 +380,10 @@ store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted)
 }
 
 /*
- * Our row is stored where there was none, or the key is held: nobody else can have a live row of that key, but any
- * that was there may have been deleted without our knowing. Have the set know it; true if it has
- * got anything since it was judged with this many, and the key is to be judged again.
+ * Our row is stored where there was none, or the key is held: nobody else can have a live row of
+ * that key, but any that was there may have been deleted without our knowing. Have the set know it;
+ * true if it has got anything since it was judged with this many, and the key is to be judged
+ * again.
  */
 static bool
 set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t, uint32 count,

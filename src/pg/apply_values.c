@@ -133,7 +133,10 @@ value_receive(RpRelationMap *map, uint32 i, const P2pValue *value)
 	return datum;
 }
 
-/* Read a value of one of the types that most columns have without calling its function; false: that must. */
+/*
+ * Read a value of one of the types that most columns have without calling its function; false: that
+ * must.
+ */
 static bool
 value_read(const RpColumnMap *column, const P2pValue *value, Datum *datum)
 {

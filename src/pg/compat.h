@@ -18,7 +18,10 @@
 #define RP_SERVER_VERSION PG_VERSION_NUM
 #define RP_MAJOR_OF(version) ((version) / 10000)
 
-/* Who may what: PostgreSQL 16 has one function for all kinds of objects (object_ownercheck, object_aclcheck). */
+/*
+ * Who may what: PostgreSQL 16 has one function for all kinds of objects (object_ownercheck,
+ * object_aclcheck).
+ */
 static inline bool
 rp_database_is_owned(Oid database, Oid role)
 {

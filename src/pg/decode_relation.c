@@ -281,7 +281,10 @@ exclusion_rule(HeapTuple tuple, TupleDesc desc, Rule *rule)
 	return !isnull;
 }
 
-/* A row of table_handlers; false: not that of a counter. An older one that another supersedes does no harm. */
+/*
+ * A row of table_handlers; false: not that of a counter. An older one that another supersedes does
+ * no harm.
+ */
 static bool
 counter_rule(HeapTuple tuple, TupleDesc desc, Rule *rule)
 {

@@ -219,7 +219,10 @@ lines_read(Contest *contest)
 	rp_catalog_close(&catalog);
 }
 
-/* Is a line's version not covered by any that the set knows? If it is in the set itself, does it stand there? */
+/*
+ * Is a line's version not covered by any that the set knows? If it is in the set itself, does it
+ * stand there?
+ */
 static bool
 line_stays(RpTrackedKey *t, const Line *line)
 {
@@ -420,7 +423,10 @@ tables_read(void)
 	return tables;
 }
 
-/* Note the keys of a table that have lines; their hashes may be those of the node that they were copied from. */
+/*
+ * Note the keys of a table that have lines; their hashes may be those of the node that they were
+ * copied from.
+ */
 static void
 table_load(Oid relid)
 {

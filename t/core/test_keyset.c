@@ -12,6 +12,7 @@
 #include "hostile.h"
 
 #include "p2p_keyset.h"
+#include "versions.h"
 
 #define ROUNDS 3000
 #define ORDERS 6				/* of arrival, per history */
@@ -20,38 +21,6 @@
 #define ANCIENT_VALUE 1000
 
 /* ---- making versions ---- */
-
-static P2pOrigin
-node(uint32_t i)
-{
-	P2pOrigin	origin = {.epoch = 1};
-
-	origin.id.bytes[0] = (uint8_t) ('a' + i);
-	return origin;
-}
-
-static P2pVersion
-version_of(P2pStamp stamp, uint32_t origin, uint64_t seq)
-{
-	return (P2pVersion) {.stamp = stamp, .dot = {.origin = node(origin), .seq = seq}};
-}
-
-static P2pVector
-vector(uint64_t a, uint64_t b, uint64_t c)
-{
-	const uint64_t seqs[] = {a, b, c};
-	P2pVector	v;
-
-	p2p_vector_clear(&v);
-	for (uint32_t i = 0; i < 3; i++)
-	{
-		P2pOrigin	origin = node(i);
-
-		if (seqs[i] > 0)
-			assert_true(p2p_vector_set(&v, &origin, seqs[i]));
-	}
-	return v;
-}
 
 /* Return a version of step 2 that has seen deps; deps must live. */
 static P2pKeyVersion
