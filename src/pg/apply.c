@@ -352,7 +352,7 @@ apply_next(int slot)
 	return done;
 }
 
-/* Is the transaction behind after_seq here, at least in part, and may it be applied? If not, *state says why. */
+/* Is the transaction behind after_seq here, perhaps in part, and may it be applied? Else *state says why. */
 static bool
 next_is_ready(int slot, uint64 after_seq, P2pBegin *begin, const P2pVector **deps,
 			  RpApplyState *state)
@@ -603,6 +603,8 @@ items_apply(RpApplyTransaction *txn, RpStream *stream)
 		CHECK_FOR_INTERRUPTS();
 		if (item.awaited)
 		{
+			if (!commit.early)
+				rp_stream_has_no_end(stream);
 			rp_early_wait(txn, stream);
 			continue;
 		}

@@ -14,29 +14,35 @@
  *
  * What it rests on:
  *
- *	  Bytes		A part is signed by the origin, and served only when the origin has the whole transaction
- *				durably (capture_batch.c): it cannot come out differently any more, from whomever the
- *				others come, and over restarts of both sides.
- *	  Causality	Seq, stamp and deps stand in the BEGIN of each part. Deps are covered before the first change
- *				is looked at; and the floor is raised to the stamp, as ever. If the attempt is undone, the
- *				floor has been raised a little early, which costs nothing.
- *	  The end	A transaction whose origin is lost or evicted may have no end here. It is then not
- *				stored, not applied, not acknowledged, not frozen (evict.c): exactly as if none of its
- *				parts had come. The log keeps them, and whoever has the others brings those.
+ *	  Bytes		A part is signed by the origin, and served only when the origin has the
+ *				whole transaction durably (capture_batch.c): it cannot come out differently
+ *				any more, from whomever the others come, and over restarts of both sides.
+ *	  Causality	Seq, stamp and deps stand in the BEGIN of each part. Deps are covered before
+ *				the first change is looked at; and the floor is raised to the stamp, as ever.
+ *				If the attempt is undone, the floor has been raised a little early, which
+ *				costs nothing.
+ *	  The end	A transaction whose origin is lost or evicted may have no end here. It is then
+ *				not stored, not applied, not acknowledged, not frozen (evict.c): exactly as if
+ *				none of its parts had come. The log keeps them, and whoever has the others
+ *				brings those.
  *
- * The open transaction holds row locks, an xid, and dead rows of the whole database. So the early attempt is a
- * guest. It waits for nothing but its parts, and for these not long: it fails at once if
+ * The open transaction holds row locks, an xid, and dead rows of the whole database. So the
+ * early attempt is a guest. It waits for nothing but its parts, and for these not long: it
+ * fails at once if
  *
- *	  - a client has one of its rows in work, or somebody waits for a lock that it holds, whatever lock;
+ *	  - a client has one of its rows in work, or somebody waits for a lock that it holds,
+ *		whatever lock;
  *	  - another origin has a transaction that could be applied now;
- *	  - membership, pauses or what else gossip reads from the catalog have changed, or workers are to stop;
- *	  - it has met anything that is applied alone (rp_apply_alone), or there are displaced rows or conflict
- *		handlers: these want to be looked at between transactions;
+ *	  - membership, pauses or what else gossip reads from the catalog have changed, or workers
+ *		are to stop;
+ *	  - it has met anything that is applied alone (rp_apply_alone), or there are displaced rows
+ *		or conflict handlers: these want to be looked at between transactions;
  *	  - no part has come for PATIENCE_US, or it has taken MAX_US and its end is still not here.
  *
- * Failing leaves no trace: no error, no delay, no line in a view. Whatever the reason was, the same
- * transaction is not begun early again, so that it is tried twice at worst; the second time it is all here,
- * and is applied as any other. Once all of it is here during the first attempt, that does not give way any more.
+ * Failing leaves no trace: no error, no delay, no line in a view. Whatever the reason was, the
+ * same transaction is not begun early again, so that it is tried twice at worst; the second time
+ * it is all here, and is applied as any other. Once all of it is here during the first attempt,
+ * that does not give way any more.
  *
  * Called by apply.c.
  */
@@ -56,8 +62,9 @@
 #include "worker.h"
 
 /*
- * While a transfer goes on, a reply comes after a round trip and what 2 MB take on the wire: about
- * this much from another continent over 100 Mbit/s. Who is slower gains little by being applied early.
+ * While a transfer goes on, a reply comes after a round trip and what 2 MB take on the wire:
+ * about this much from another continent over 100 Mbit/s. Who is slower gains little by being
+ * applied early.
  */
 #define PATIENCE_US ((int64) 500000)
 /* Dead rows are kept meanwhile: as long as autovacuum rests between two rounds, by default. */

@@ -31,7 +31,7 @@ typedef struct RpApplyTransaction
 	bool		membership_changed;
 	bool		no_wait;		/* give way to local transactions: ERROR rather than wait for one */
 	bool		careful;		/* its last try failed: look twice, lock before writing */
-	bool		early;			/* not all of it is here yet: it waits for its parts, and for nobody else */
+	bool		early;			/* not all of it is here yet: it waits for nothing but its parts */
 	uint32		streak;			/* inserts without anything between, into: */
 	const RpOpenRelation *streak_of;
 	bool		storing_run;	/* an error is none of the change that was read last */
@@ -51,8 +51,9 @@ void		rp_apply_deletes_known_to(XLogRecPtr lsn);
 bool		rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table);
 
 /*
- * apply.c: the transaction cannot be applied together with others, or early: ERROR if it is. Called before anything that
- * waits for a client, or that memory outside of the transaction would remember of a subtransaction.
+ * apply.c: the transaction cannot be applied together with others, or early: ERROR if it is.
+ * Called before anything that waits for a client, or that memory outside of the transaction
+ * would remember of a subtransaction.
  */
 void		rp_apply_alone(const RpApplyTransaction *txn);
 /* apply.c: go on by at_us, monotonic, at the latest, even if nobody wakes the worker. */
@@ -235,7 +236,7 @@ typedef struct RpStreamItem
 {
 	P2pTag		tag;
 	uint64		change;			/* its number in the transaction, from 1 */
-	bool		awaited;		/* the next part is not here yet: nothing else is set, ask again then */
+	bool		awaited;		/* the next part is not here yet, and nothing else is set */
 	bool		skipped;		/* by rp_stream_skip: nothing below is set */
 	RpRelationMap *map;
 	const P2pValue *old_values; /* NULL if there are none */
@@ -255,6 +256,8 @@ void		rp_stream_wait_stored(RpStream *stream, uint64 seq);
 bool		rp_stream_is_large(RpStream *stream);
 /* Are there at least so many whole transactions after after_seq in the log? */
 bool		rp_stream_has(RpStream *stream, uint64 after_seq, uint64 n);
+/* An item was awaited, in a transaction that was here as a whole: its log was cut. ERROR. */
+void		rp_stream_has_no_end(RpStream *stream) pg_attribute_noreturn();
 /* An item was awaited: is the part here by now? */
 bool		rp_stream_part_has_come(RpStream *stream);
 /* Changes of the peeked transaction to be passed over, by number, ascending; their memory must stay until its end. */
@@ -287,7 +290,7 @@ bool		rp_early_is_possible(RpNode *node, int slot, uint64 seq);
 void		rp_early_begin(RpApplyTransaction *txn);
 /* Every now and then: is it all here by now? If not, ERROR where it has to give way. */
 void		rp_early_check(RpApplyTransaction *txn, RpStream *stream);
-/* Wait for the part that is awaited; ERROR if it does not come soon, or the transaction has to give way. */
+/* Wait for the part that is awaited; ERROR if it does not come soon, or somebody else goes first. */
 void		rp_early_wait(RpApplyTransaction *txn, RpStream *stream);
 
 /*

@@ -351,6 +351,16 @@ rp_stream_part_has_come(RpStream *stream)
 		(limit.seq == stream->peeked_seq - 1 && limit.parts > stream->batch.span.part + 1);
 }
 
+void
+rp_stream_has_no_end(RpStream *stream)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("transaction " UINT64_FORMAT " has no end in the change log", stream->peeked_seq),
+			 errhint("It is tried again by itself; if it stays so, have this node "
+					 "leave the group and join again.")));
+}
+
 bool
 rp_stream_next(RpStream *stream, RpStreamItem *out)
 {
@@ -367,11 +377,7 @@ rp_stream_next(RpStream *stream, RpStreamItem *out)
 			return true;
 		}
 		if (item == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATA_CORRUPTED),
-					 errmsg("transaction " UINT64_FORMAT " has no end in the change log", stream->peeked_seq),
-					 errhint("It is tried again by itself; if it stays so, have this node "
-							 "leave the group and join again.")));
+			rp_stream_has_no_end(stream);
 		if (item->tag == P2P_TAG_COMMIT)
 		{
 			stream->peeked = false;
