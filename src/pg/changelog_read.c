@@ -329,7 +329,11 @@ read_here(RpLogReader *reader, uint64 limit_seq, P2pBlock *bytes, P2pBatch *batc
 		if (record.span.last_seq <= reader->window_limit)
 			break;
 		if (reader->window_limit == limit_seq)
-			return P2P_END;
+		{
+			/* a limit inside of a batch; unless it was damage that made it reach so far */
+			status = rp_window_record(&reader->window, offset, &record, &whole);
+			return status == P2P_OK ? P2P_END : status;
+		}
 		/* published as a whole since the window was filled: look again */
 		rp_window_drop(&reader->window);
 	}
