@@ -52,7 +52,8 @@ static bool hold_absent(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted
 static bool obeys_counter(RpTrackedKey *t, const P2pKeyVersion *version);
 static bool image_is_here(RpTrackedKey *t);
 static TupleTableSlot *image_to_slot(const RpImage *image, TupleTableSlot *slot);
-static bool set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t, uint32 count);
+static bool set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t, uint32 count,
+						  const P2pKeyVersion *newcomer);
 static void conflict_note(RpApplyTransaction *txn, RpTrackedKey *t, const RpImage *before, P2pOp op);
 static void truncate_absent_key(RpApplyTransaction *txn, RpOpenRelation *open, RpKeyHash hash,
 								const P2pKeyVersion *version);
@@ -152,35 +153,34 @@ newcomer_add(RpApplyTransaction *txn, RpTrackedKey *t, P2pOp op)
 static void
 newcomer_find(RpTrackedKey *t, const P2pKeyVersion *version)
 {
-	t->newcomer = -1;
-	for (uint32 i = 0; i < t->set->count; i++)
-	{
-		const P2pKeyVersion *v = &t->set->versions[i];
+	const P2pKeyVersion *found = p2p_keyset_find(t->set, version);
 
-		if (v->step == version->step && v->version.dot.seq == version->version.dot.seq &&
-			p2p_origin_equal(&v->version.dot.origin, &version->version.dot.origin))
-			t->newcomer = i;
-	}
-	if (t->newcomer < 0)
+	if (found == NULL)
 		elog(ERROR, "a version is not in the key set that it was added to");
+	t->newcomer = found - t->set->versions;
 }
 
 bool
 rp_tracked_settle(RpApplyTransaction *txn, RpTrackedKey *t)
 {
 	const P2pKeyVersion *versions;
+	P2pKeyVersion newcomer = {0};
 	uint32		count;
 	bool		inserted;
 	bool		stored;
 
+	if (t->newcomer >= 0)
+		newcomer = t->set->versions[t->newcomer];
 	do
 	{
 		judge(t);
 		versions = t->set->versions;
 		count = t->set->count;
 		stored = store(txn, t, &inserted);
-	} while (stored && inserted && set_has_grown(txn, t, count));
+	} while (stored && inserted && set_has_grown(txn, t, count, &newcomer));
 	t->moved = t->set->versions != versions || t->set->count != count;
+	if (t->moved && t->newcomer >= 0)
+		newcomer_find(t, &newcomer);
 	return stored;
 }
 
@@ -380,12 +380,14 @@ store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted)
 }
 
 /*
- * Our row is stored where there was none, or the key is held: nobody else can have a live row of that key, but any
- * that was there may have been deleted without our knowing. Have the set know it; true if it has
- * got anything since it was judged with this many, and the key is to be judged again.
+ * Our row is stored where there was none, or the key is held: nobody else can have a live row of
+ * that key, but any that was there may have been deleted without our knowing. Have the set know it;
+ * true if it has got anything since it was judged with this many, and the key is to be judged
+ * again.
  */
 static bool
-set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t, uint32 count)
+set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t, uint32 count,
+			  const P2pKeyVersion *newcomer)
 {
 	RpOpenRelation *open = t->open;
 	RpSlotVersion version;
@@ -393,6 +395,8 @@ set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t, uint32 count)
 	rp_apply_deletes_complete(txn, open->map->relid);
 	rp_keysets_follow_own();
 	t->set = rp_keyset_of(open->map->relid, t->hash);
+	if (t->newcomer >= 0)
+		newcomer_find(t, newcomer); /* it may have moved */
 	if (t->set->count == count)
 		return false;
 	CommandCounterIncrement();

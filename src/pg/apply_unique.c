@@ -490,7 +490,10 @@ row_lock(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
 	return LOOK_AGAIN;			/* keep compiler quiet */
 }
 
-/* The version of a row in the table: by its xmin; once that is forgotten as stable, the one that it was pinned with. */
+/*
+ * The version of a row in the table: by its xmin; once that is forgotten as stable, the one that it
+ * was pinned with.
+ */
 static RpSlotVersion
 row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
 {
@@ -506,9 +509,10 @@ row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
 
 /*
  * Of a tracked table: that of its key set's winner, or what the row is pinned with. The set may have
- * lost its winner, which is stable, and still have a lower version that had not seen it: that one is taken for the
- * winner. So a pin is believed before the set. It is the older one only if the winner has
- * written the row itself, as a local client may have done: apply renews the pin of a row that it writes (rp_unique_store).
+ * lost its winner, which is stable, and still have a lower version that had not seen it: that one
+ * is taken for the winner. So a pin is believed before the set. It is the older one only if the
+ * winner has written the row itself, as a local client may have done: apply renews the pin of a row
+ * that it writes (rp_unique_store).
  */
 static RpSlotVersion
 tracked_row_version(RpNode *node, RpOpenRelation *open, TupleTableSlot *row,

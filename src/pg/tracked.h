@@ -51,13 +51,22 @@ typedef struct RpTrackedKey
 	char	   *message;		/* f's own error: the winner stands; NULL: none */
 } RpTrackedKey;
 
-/* apply_tracked.c: the row image of a version of the set that is no delete; read from the log but once. */
+/*
+ * apply_tracked.c: the row image of a version of the set that is no delete; read from the log but
+ * once.
+ */
 RpImage    *rp_tracked_image(RpTrackedKey *t, const P2pKeyVersion *version);
 /* Find, lock, and know every version of the key by now. t: node, open, key and hash are set. */
 void		rp_tracked_look(RpApplyTransaction *txn, RpTrackedKey *t);
-/* Judge the set and have what it comes to stand here; false: somebody inserted the key meanwhile, look again. */
+/*
+ * Judge the set and have what it comes to stand here; false: somebody inserted the key meanwhile,
+ * look again.
+ */
 bool		rp_tracked_settle(RpApplyTransaction *txn, RpTrackedKey *t);
-/* tracked_follow.c: the key's values, read from a version of the set that stored a row; false: there is none. */
+/*
+ * tracked_follow.c: the key's values, read from a version of the set that stored a row; false:
+ * there is none.
+ */
 bool		rp_tracked_key_values(RpTrackedKey *t, TupleTableSlot *key);
 /* A copy in CurrentMemoryContext of a slot's columns; of an image (values themselves are shared). */
 RpImage    *rp_image_of_slot(TupleTableSlot *slot);
@@ -70,8 +79,9 @@ bool		rp_tracked_is_stable(RpNode *node, const P2pKeyVersion *version);
 const char *rp_op_name(P2pOp op);
 
 /*
- * merge_function.c: fold the handler's function over the standing versions. true: *result is what came out (NULL: no
- * row); false: f raised an error of its own, *message is its text. Whatever else goes wrong is an ERROR.
+ * merge_function.c: fold the handler's function over the standing versions. true: *result is what
+ * came out (NULL: no row); false: f raised an error of its own, *message is its text. Whatever else
+ * goes wrong is an ERROR.
  */
 bool		rp_merge_function_fold(RpTrackedKey *t, const RpHandlerChange *handler,
 								   RpImage **result, char **message);
