@@ -77,6 +77,8 @@
 #define IDLE_WAIT_MS 10000
 #define HELD_RECHECK_MS 1000
 #define SETTLE_INTERVAL_MS 1000
+/* Each time our commits are flushed the disk has to turn to that; acks have no such hurry. */
+#define PUBLISH_INTERVAL_US 20000
 
 /* What this worker knows of one member. */
 typedef struct ApplyOrigin
@@ -199,15 +201,24 @@ rp_apply_main(Datum dboid)
 
 /*
  * Our commits are asynchronous. When there is nothing more to do, have capture
- * flush and read them, so that what we applied is acknowledged soon.
+ * flush and read them, so that what we applied is acknowledged soon: at once, but not each of
+ * many that come one by one.
  */
 static void
 commits_publish(void)
 {
+	static int64 due_us = 0;
+
 	if (last_commit == InvalidXLogRecPtr)
 		return;
+	if (rp_monotonic_us() < due_us)
+	{
+		rp_apply_wake_by(due_us);
+		return;
+	}
 	rp_commit_publish(node, last_commit);
 	last_commit = InvalidXLogRecPtr;
+	due_us = rp_monotonic_us() + PUBLISH_INTERVAL_US;
 }
 
 void

@@ -30,8 +30,9 @@
  *
  * Wake-ups: committing backends publish their commit's end, and set the latch if we
  * listen (RpNode.capture_listens); an asynchronous commit is flushed from here. When
- * commits come fast (core/p2p_pace.h) we don't listen, but rest up to
- * replp2p.batch_delay after each batch, so that many share the next one. Who waits for
+ * commits come fast (core/p2p_pace.h) we don't listen, but rest after each batch, for a
+ * millisecond or, while clients want the processors, up to replp2p.batch_delay, so that many
+ * share the next one. Who waits for
  * us (barrier.c) sets the latch himself, which ends any rest. WAL without commits of ours
  * (other databases, running-transaction records) sets no latch: a timer of a second
  * reads it, so that the slot does not hold it back; one of 10 ms while there is much, so
@@ -91,6 +92,7 @@ static RpCapture *capture_create(RpNode *node);
 static void error_place(void *arg);
 static XLogRecPtr capture_round(RpCapture *capture);
 static void rest(RpCapture *capture, XLogRecPtr limit, bool much);
+static void nap(RpCapture *capture, long ms);
 static XLogRecPtr flush_target(RpCapture *capture);
 static void below_note(RpCapture *capture);
 static XLogRecPtr insert_end(void);
@@ -204,7 +206,7 @@ rest(RpCapture *capture, XLogRecPtr limit, bool much)
 
 	if (delay_us >= NAP_MIN_US)
 	{
-		rp_worker_wait(node, RP_WORKER_CAPTURE, (long) (delay_us / 1000), PG_WAIT_EXTENSION);
+		nap(capture, (long) (delay_us / 1000));
 		return;
 	}
 	pg_atomic_write_u32(&node->capture_listens, 1);
@@ -214,6 +216,19 @@ rest(RpCapture *capture, XLogRecPtr limit, bool much)
 	else
 		rp_worker_wait(node, RP_WORKER_CAPTURE, timeout_ms, PG_WAIT_EXTENSION);
 	pg_atomic_write_u32(&node->capture_listens, 0);
+}
+
+/* Wait so long, unless somebody sets the latch; note how late we are then. */
+static void
+nap(RpCapture *capture, long ms)
+{
+	int64		until = rp_monotonic_us() + ms * INT64CONST(1000);
+	int64		late_us;
+
+	rp_worker_wait(capture->node, RP_WORKER_CAPTURE, ms, PG_WAIT_EXTENSION);
+	late_us = rp_monotonic_us() - until;
+	if (late_us >= 0)
+		p2p_pace_note_late(&capture->pace, late_us);
 }
 
 /* Return how far the WAL is flushed, after flushing what was committed asynchronously. */

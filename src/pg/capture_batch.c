@@ -474,6 +474,7 @@ rp_capture_flush(RpCapture *capture)
 
 	pending_put(capture);
 	rp_capture_publish(capture);
+	rp_log_prepare(capture->writer);
 	MemoryContextSwitchTo(old);
 }
 
@@ -522,13 +523,14 @@ rp_capture_publish(RpCapture *capture)
 	own = publish_self(capture);
 	SpinLockRelease(&node->vector_lock);
 
+	rp_slots_add(&self, RP_SELF);
+	if (own)
+		rp_pollers_wake(node, &self);	/* first: peers wait for it */
 	if (capture->published_lsn != capture->done_lsn || own)
 		ConditionVariableBroadcast(&node->captured_cv);
 	capture->published_lsn = capture->done_lsn;
 	if (!own)
 		return;
-	rp_slots_add(&self, RP_SELF);
-	rp_pollers_wake(node, &self);
 	ConditionVariableBroadcast(&node->applied_cv);
 	/* gossip tells of it with its next state, and waiting pulls answer by themselves */
 	pg_memory_barrier();

@@ -69,7 +69,9 @@ void		rp_log_write(RpLogWriter *writer);
  * large transaction; recovery cuts that off again.
  */
 void		rp_log_sync(RpLogWriter *writer);
-/* Forget what was appended since the last sync. Required after any ERROR of the three above. */
+/* Make room for the next small syncs, if there is little: call it when nothing waits. */
+void		rp_log_prepare(RpLogWriter *writer);
+/* Forget what was appended since the last sync. Required after any ERROR of the five above. */
 void		rp_log_rollback(RpLogWriter *writer);
 /* Bytes that a log has on disk now; any process may ask, nothing is locked, and files are looked at. */
 uint64		rp_log_bytes(Oid dboid, const P2pOrigin *origin);

@@ -348,7 +348,11 @@ read_here(RpLogReader *reader, const RpLogLimit *limit, P2pBlock *bytes, P2pBatc
 		if (limit_covers(&reader->window_limit, record.span.last_seq, record.span.part))
 			break;
 		if (reader->window_limit.seq == limit->seq && reader->window_limit.parts == limit->parts)
-			return P2P_END;
+		{
+			/* a limit inside of a batch; unless it was damage that made it reach so far */
+			status = rp_window_record(&reader->window, offset, &record, &whole);
+			return status == P2P_OK ? P2P_END : status;
+		}
 		/* published as a whole since the window was filled: look again */
 		rp_window_drop(&reader->window);
 	}

@@ -24,7 +24,9 @@
  * file puts zeros behind it, PREPARE_SIZE of them, and the next hundred go into those. No
  * record begins with zeros (core/p2p_logrec.h): for readers and recovery that is where the
  * log ends. Large syncs are left to make the file longer: they'd write most of it twice.
- * The zeros are cut off when the segment is left.
+ * The zeros are cut off when the segment is left. While batches are small nobody comes to their
+ * end: when few are left, rp_log_prepare() puts more and syncs them, at a moment when nothing waits
+ * for this writer.
  *
  * Rotation. A foreign log gets its next segment with the next batch, whose place
  * names the file. The own log gets it at once, complete with a copy of the
@@ -52,6 +54,8 @@
 /* What a small sync prepares when it has come to the end of the file, and what is small. */
 #define PREPARE_SIZE ((size_t) 128 * 1024)
 #define PREPARE_SYNC_SIZE ((size_t) 32 * 1024)
+/* So much room is enough for some time. */
+#define PREPARE_ROOM ((uint64) 32 * 1024)
 
 /* What is true of a writer at one moment: now, or at the last sync. */
 typedef struct WriterPlace
@@ -73,6 +77,7 @@ struct RpLogWriter
 	WriterPlace now;
 	WriterPlace synced;
 	uint64		prepared;		/* bytes that the file has at least */
+	bool		small;			/* the last sync was */
 	uint8	   *buffer;			/* not written yet */
 	size_t		buffered;
 	bool		position_waits; /* for the sync */
@@ -90,6 +95,7 @@ static void write_out(RpLogWriter *writer, struct iovec *pieces, int npieces, si
 static void flush_buffer(RpLogWriter *writer);
 static void put_position(RpLogWriter *writer);
 static void prepare(RpLogWriter *writer);
+static void put_zeros(RpLogWriter *writer);
 static void make_durable(RpLogWriter *writer);
 static void rotate(RpLogWriter *writer);
 static void leave_segment(RpLogWriter *writer);
@@ -251,6 +257,20 @@ rp_log_sync(RpLogWriter *writer)
 		rotate(writer);
 }
 
+/* Put zeros ahead of small syncs, if all is synced and there is little room left. */
+void
+rp_log_prepare(RpLogWriter *writer)
+{
+	if (writer->fd < 0 || !writer->small || writer->buffered > 0 ||
+		writer->now.length != writer->synced.length ||
+		writer->prepared >= writer->now.length + PREPARE_ROOM)
+		return;
+	begin_work(writer);
+	put_zeros(writer);
+	make_durable(writer);
+	writer->failed = false;
+}
+
 /* Forget what was appended since the last sync. */
 void
 rp_log_rollback(RpLogWriter *writer)
@@ -384,15 +404,21 @@ write_out(RpLogWriter *writer, struct iovec *pieces, int npieces, size_t length)
 static void
 prepare(RpLogWriter *writer)
 {
-	static const uint8 zeros[PREPARE_SIZE];
-	ssize_t		written;
-
+	writer->small = writer->now.length - writer->synced.length <= PREPARE_SYNC_SIZE;
 	if (writer->now.length <= writer->prepared)
 		return;
 	writer->prepared = writer->now.length;
-	if (writer->now.length - writer->synced.length > PREPARE_SYNC_SIZE)
-		return;
-	written = pg_pwrite(writer->fd, zeros, sizeof(zeros), (off_t) writer->prepared);
+	if (writer->small)
+		put_zeros(writer);
+}
+
+/* Make the file longer. */
+static void
+put_zeros(RpLogWriter *writer)
+{
+	static const uint8 zeros[PREPARE_SIZE];
+	ssize_t		written = pg_pwrite(writer->fd, zeros, sizeof(zeros), (off_t) writer->prepared);
+
 	if (written > 0)
 		writer->prepared += (uint64) written;
 }

@@ -244,6 +244,7 @@ talk(Gossip *gossip)
 		rp_stability_step(gossip->stability);
 	rp_peers_talk(gossip->peers, changed);
 	rp_pull_commit(gossip->pull);
+	rp_pull_prepare(gossip->pull);
 
 	left_us = gossip->tick_due_us - rp_monotonic_us();
 	if (!rp_peers_wait(gossip->peers, left_us <= 0 ? 0 : (long) ((left_us + 999) / 1000)))

@@ -474,7 +474,6 @@ poll_delay(RpPeers *peers, Peer *peer, const RpPullTaken *taken)
 {
 	const RpLink *link = peer->poll;
 	uint32		pullers = 0;
-	int64		delay_us;
 
 	/* An honest peer waits; one that does not must not make this a busy loop. */
 	if (taken->batches == 0)
@@ -484,9 +483,10 @@ poll_delay(RpPeers *peers, Peer *peer, const RpPullTaken *taken)
 	for (int slot = RP_SELF + 1; slot < RP_MAX_MEMBERS && pullers < P2P_FANOUT; slot++)
 		pullers += peers->peers[slot].linked ? 1 : 0;
 	p2p_pace_note(&peer->pace, link->replied_us, taken->transactions);
-	delay_us = p2p_pace_pull_delay(&peer->pace, link->replied_us, pullers,
-								   (int64) rp_batch_delay_ms * 1000);
-	return taken->full ? 0 : delay_us;
+	if (taken->full)
+		return 0;
+	return p2p_pace_pull_delay(&peer->pace, link->replied_us, taken->transactions / taken->batches,
+							   pullers, (int64) rp_batch_delay_ms * 1000);
 }
 
 /* Send whatever is due. */

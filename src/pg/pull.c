@@ -740,6 +740,17 @@ rp_pull_commit(RpPull *pull)
 		announce(pull, &grown);
 }
 
+/* Have all logs make room for what comes next. */
+void
+rp_pull_prepare(RpPull *pull)
+{
+	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
+	{
+		if (pull->logs[slot].writer != NULL)
+			rp_log_prepare(pull->logs[slot].writer);
+	}
+}
+
 /*
  * Close and open again the logs that a reader has marked: opening cuts them
  * before the damage. What is published goes back with them; peers that have

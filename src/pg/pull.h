@@ -53,6 +53,8 @@ bool		rp_pull_receive(RpPull *pull, int peer, const void *bytes, size_t length,
 bool		rp_pull_refused(RpPull *pull, int peer, const char *text);
 /* Make durable and publish what was received. */
 void		rp_pull_commit(RpPull *pull);
+/* Make room in the logs for what comes next: when nothing is to be done at once. */
+void		rp_pull_prepare(RpPull *pull);
 /* Reopen logs that some reader has found damaged, so that they are cut and pulled again. */
 void		rp_pull_repair(RpPull *pull);
 /* Must the plan be made anew, although nothing was heard? (A penalty is over, a log was reopened.) */
