@@ -420,6 +420,15 @@ rp_displaced_pin(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion 
 	}
 }
 
+void
+rp_displaced_repin(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion *version)
+{
+	RpSlotVersion pinned;
+
+	if (rp_displaced_pinned(open, row, &pinned) && rp_slot_version_compare(&pinned, version) != 0)
+		rp_displaced_pin(open, row, version);
+}
+
 bool
 rp_displaced_pinned(RpOpenRelation *open, TupleTableSlot *row, RpSlotVersion *version)
 {

@@ -39,6 +39,8 @@ void		rp_displaced_put(RpApplyTransaction *txn, RpOpenRelation *open,
  * comparable when everybody has forgotten it as stable.
  */
 void		rp_displaced_pin(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion *version);
+/* Remember the version of the row that is stored in place of one whose version was remembered; else nothing. */
+void		rp_displaced_repin(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion *version);
 /* The version that was remembered for the row of that key; false: none. */
 bool		rp_displaced_pinned(RpOpenRelation *open, TupleTableSlot *row, RpSlotVersion *version);
 /* Forget the displaced rows that a truncate of the table removes. */

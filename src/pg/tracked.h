@@ -37,6 +37,7 @@ typedef struct RpTrackedKey
 	int64		newcomer;		/* index in set of the version being applied; -1: none */
 	bool		hands_off;		/* the row is right; only who stands is asked */
 	bool		held;			/* there is no row, and nobody else can insert one before our commit */
+	uint32		judged;			/* versions in the set when it was judged last */
 	RpImage   **images;			/* by index in set; filled by rp_tracked_image */
 
 	/* rp_tracked_settle: what the set comes to */
