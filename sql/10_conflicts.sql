@@ -83,6 +83,11 @@ SELECT conflict('pairs', 'l', 'r', '{{a,1},{b,2}}', '{{a,1},{b,2}}') AS id \gset
 SELECT replp2p.revert_conflict(:id);
 SELECT replp2p.revert_conflict(:id);
 SELECT * FROM pairs;
+-- a rule in its way
+CREATE RULE nothing AS ON INSERT TO pairs DO INSTEAD NOTHING;
+DELETE FROM pairs;
+SELECT replp2p.revert_conflict(:id);
+SELECT * FROM pairs;
 
 -- rights: those of the write, and no more is seen than the view shows
 CREATE TABLE guarded (id integer PRIMARY KEY, v text);

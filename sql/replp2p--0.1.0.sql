@@ -320,7 +320,7 @@ CREATE FUNCTION replp2p.leave_group(force boolean DEFAULT false)
 RETURNS void
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_leave_group';
 COMMENT ON FUNCTION replp2p.leave_group(boolean) IS
-'leave the group once all other members have all changes of this node, or at once if forced; the data stays';
+'leave the group once all other members have applied all changes of this node, or at once if forced; the data stays';
 
 CREATE FUNCTION replp2p.evict_node(node_name name)
 RETURNS void

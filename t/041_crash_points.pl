@@ -18,6 +18,7 @@ my %where = (
 	gossip => { b => 'gossip' },
 	apply => { b => 'apply' },
 	displaced => { b => 'apply' },
+	serve => { a => 'exchange' },	# a backend that serves a peer
 	log => { a => 'capture', b => 'gossip' });	# the own log, and that of another origin
 
 my %points;
@@ -95,6 +96,19 @@ sub displace
 	is($g->sql($_, 'SELECT count(*) FROM replp2p.displaced'), '1', "a row is displaced on $_") foreach 'a', 'b';
 }
 
+# Have a stop in the midst of sending a large transaction, so that its receiver waits for more; and go on.
+sub transfer_stop
+{
+	$g->set('a', 'replp2p.crash_point', 'stop:serve_further_parts');
+	$g->eventually('a', "SELECT current_setting('replp2p.crash_point') <> ''");
+}
+
+sub transfer_go_on
+{
+	$g->set('a', 'replp2p.crash_point', undef);
+	kill 'CONT', split /\n/, $g->sql('a', "SELECT pid FROM pg_stat_activity WHERE query ~* '^call replp2p.exchange'");
+}
+
 my @written;
 my %tries;
 
@@ -104,11 +118,13 @@ sub crash
 	my ($name, $worker, $point) = @_;
 	my $node = $g->node($name);
 	my $offset = -s $node->logfile;
-	my $fill = $point =~ /rotate|trim|spool/;
+	my $parts = $point =~ /early|parts/;	# a large transaction must come in parts
+	my $fill = $parts || $point =~ /rotate|trim|spool/;
 	my $free = $point =~ /^displaced/;
 	my $group = $point =~ /group/;	# several transactions must be queued
 
 	displace() if $free;
+	transfer_stop() if $point =~ /early/;
 
 	# what apply commits, capture would write to the own log; but only what is applied is trimmed
 	$g->sql($name, 'SELECT replp2p.pause_apply()') unless $worker eq 'apply' || $point =~ /trim/;
@@ -117,13 +133,15 @@ sub crash
 	my $reached = $g->wait_until(sub {
 		fill_segment('a') if $fill;
 		attempt('a', "DELETE FROM u WHERE v = 'clash $clash'") if $free;
-		$fill = $free = 0;
+		$free = 0;
+		$fill = $parts;
 		attempt($name, 'SELECT replp2p.pause_apply()') if $group;
 		push @written, write_on('a');
 		attempt($name, 'SELECT replp2p.resume_apply()') if $group;
 		return -e marker($name, $point);
 	});
 	$reached or die "nobody has come by $point on $name";
+	transfer_go_on() if $point =~ /early/;
 	$node->wait_for_log(qr/replp2p: crash point $point\n/, $offset);
 	$node->wait_for_log(qr/exited with exit code 2/, $offset);
 	my ($who) = slurp_file($node->logfile, $offset) =~ /LOG:\s+(.*?) \(PID \d+\) exited with exit code 2/;
@@ -139,7 +157,7 @@ sub crash
 		unlink marker($name, $point);
 		return crash($name, $worker, $point);
 	}
-	is($who, qq{background worker "replp2p $worker"}, "$point is reached on $name, by whom it should");
+	is($who, $worker eq 'exchange' ? 'server process' : qq{background worker "replp2p $worker"}, "$point is reached on $name, by whom it should");
 	$g->sql($name, 'SELECT replp2p.resume_apply()');
 }
 

@@ -16,12 +16,9 @@ use Replp2p;
 my $seed = $ENV{RP_SEED} // int(rand(2**31));
 Replp2p::seed($seed);
 my $steps = $ENV{RP_STORM} // 150;
-my $clients = 2;
 
-my $g = Replp2p->group([ 'a', 'b', 'c' ], conf => "deadlock_timeout = 100ms\n", schema => <<'SQL');
-CREATE TABLE s (id int PRIMARY KEY, u int UNIQUE, w int, x text, n int NOT NULL DEFAULT 0);
-CREATE UNIQUE INDEX s_w ON s (w) WHERE n >= 0;
-CREATE UNIQUE INDEX s_x ON s (lower(x)) NULLS NOT DISTINCT;
+my $g = Replp2p->group([ 'a', 'b', 'c' ], conf => "deadlock_timeout = 100ms\n",
+	schema => Replp2p->unique_table('s') . <<'SQL');
 -- One random step on the keys k and l; what clashes with what this node can see is undone.
 CREATE FUNCTION step(op int, k int, l int, r int) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -50,33 +47,6 @@ END $$;
 SQL
 my @nodes = $g->names;
 
-# A client's script, its choices made of the seed.
-my $script = "$PostgreSQL::Test::Utils::tmp_check/unique_storm.sql";
-append_to_file($script, <<'SQL');
-\set op random(1, 100)
-\set k random(1, 60)
-\set l random(1, 60)
-\set r random(1, 1000000)
-SELECT step(:op, :k, :l, :r);
-SQL
-
-my $n = 0;
-sub storm
-{
-	return map {
-		$g->pgbench($_, '-f', $script, '-c', $clients, '-t', $steps, '--random-seed', $seed + $n++)
-	} @_;
-}
-
-# All nodes at once, not seeing one another; then all cross.
-sub storm_apart
-{
-	$g->sql_all("SELECT replp2p.pause_apply()");
-	my $good = $g->succeeded(storm(@nodes));
-	$g->sql_all("SELECT replp2p.resume_apply()");
-	return $good;
-}
-
 my $content = "SELECT md5(coalesce(string_agg(s::text, ',' ORDER BY id), '')) FROM s";
 my $displaced = "SELECT md5(coalesce(string_agg(concat_ws(',', key, row, origin, seq, stamp, displaced_by), ';' ORDER BY key), '')) FROM replp2p.displaced";
 
@@ -92,36 +62,19 @@ sub settled
 		});
 	ok($same, "$what: the same rows stand, and the same are displaced, on all nodes");
 	Replp2p::figure("$what: stand, displaced: " . $g->sql('a', "SELECT (SELECT count(*) FROM s) || ', ' || count(*) FROM replp2p.displaced"));
-	foreach my $name (@nodes)
-	{
-		is($g->sql($name, <<'SQL'), '', "every displaced row has one in its way on $name");
-SELECT string_agg(d.key ->> 'id', ',') FROM replp2p.displaced d, jsonb_populate_record(NULL::s, d.row) r
-WHERE NOT EXISTS (SELECT FROM s WHERE s.u = r.u OR (s.w = r.w AND s.n >= 0 AND r.n >= 0)
-	OR lower(s.x) IS NOT DISTINCT FROM lower(r.x))
-SQL
-		is($g->sql($name, "SELECT string_agg(origin || ': ' || last_error, ' ') FROM replp2p.stat_lag WHERE state = 'error'"),
-			'', "no origin stands still on $name");
-		is($g->sql($name, "SELECT count(*) FROM s JOIN replp2p.displaced d ON (d.key ->> 'id')::int = s.id"),
-			0, "no row is in both places on $name");
-	}
+	$g->displaced_right('s', $what);
+	$g->none_stands_still($what);
 	return if $same;
 	diag("$_: " . $g->sql($_, "SELECT s FROM s ORDER BY id") . "\n" .
 		$g->sql($_, "SELECT row, origin, seq, stamp, displaced_by FROM replp2p.displaced ORDER BY key")) foreach @nodes;
 }
 
-is($g->succeeded(storm(@nodes)), 3, 'all three nodes at once');
-settled('at once');
-foreach my $round (1 .. 3)
-{
-	is(storm_apart(), 3, 'none seeing another');
-	settled("apart, round $round");
-}
-my @others = storm('a', 'b');
-$g->node('c')->stop('immediate');
-$g->node('c')->start;
-$g->up('c');
-is($g->succeeded(@others, storm('c')), 3, 'one is stopped hard and started again');
-settled('after a crash');
+$g->unique_storms(
+	steps => "SELECT step(:op, :k, :l, :r);\n",
+	times => $steps,
+	seed => $seed,
+	rounds => 3,
+	settled => \&settled);
 
 # It empties as it came: rows come back until none is left.
 my $rounds = 0;

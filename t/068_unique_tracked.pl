@@ -23,11 +23,7 @@ my %handlers = (
 my @tables = sort keys %handlers;
 
 my $g = Replp2p->group([ 'a', 'b', 'c' ], conf => "deadlock_timeout = 100ms\n",
-	schema => join('', map { <<"SQL" } @tables) . <<'SQL');
-CREATE TABLE $_ (id int PRIMARY KEY, u int UNIQUE, w int, x text, n int NOT NULL DEFAULT 0);
-CREATE UNIQUE INDEX ON $_ (w) WHERE n >= 0;
-CREATE UNIQUE INDEX ON $_ (lower(x)) NULLS NOT DISTINCT;
-SQL
+	schema => join('', map { Replp2p->unique_table($_) } @tables) . <<'SQL');
 -- a value of the older row beside those of the newer, and sometimes no row
 CREATE FUNCTION make(older made, newer made, conflict replp2p.conflict) RETURNS made LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN older IS NULL THEN newer
@@ -57,30 +53,6 @@ $g->sync;
 ok($g->eventually($_, "SELECT count(*) = " . @tables . " FROM replp2p.tables WHERE handler <> 'last_writer_wins' OR merges <> '{}'"),
 	"handlers on $_") or diag($g->sql($_, 'TABLE replp2p.tables')) foreach @nodes;
 
-# A client's script, its choices made of the seed.
-my $script = "$PostgreSQL::Test::Utils::tmp_check/unique_tracked.sql";
-append_to_file($script, <<'SQL' . join('', map { "SELECT step('$_', :op, :k, :l, :r);\n" } @tables));
-\set op random(1, 100)
-\set k random(1, 60)
-\set l random(1, 60)
-\set r random(1, 1000000)
-SQL
-
-my $n = 0;
-sub storm
-{
-	return map { $g->pgbench($_, '-f', $script, '-c', 2, '-t', $steps, '--random-seed', $seed + $n++) } @_;
-}
-
-# All nodes at once, not seeing one another; then all cross.
-sub storm_apart
-{
-	$g->sql_all('SELECT replp2p.pause_apply()');
-	my $good = $g->succeeded(storm(@nodes));
-	$g->sql_all('SELECT replp2p.resume_apply()');
-	return $good;
-}
-
 # All that a node has of a table. (Versions are forgotten once stable, sooner on one node than on another: what a
 # displaced row's was, and which of several in its way is the greatest, is not compared.)
 sub state
@@ -106,18 +78,9 @@ sub settled
 			or diag(map { "$_: " . state($_, $t) . "\n" } @nodes);
 		Replp2p::figure("$what, $t: stand, displaced: " . $g->sql('a',
 			"SELECT (SELECT count(*) FROM $t) || ', ' || count(*) FROM replp2p.displaced WHERE relation = '$t'::regclass"));
-		foreach my $name (@nodes)
-		{
-			is($g->sql($name, <<"SQL"), '', "every displaced row of $t has one in its way on $name");
-SELECT string_agg(d.key ->> 'id', ',') FROM replp2p.displaced d, jsonb_populate_record(NULL::$t, d.row) r
-WHERE relation = '$t'::regclass AND (EXISTS (SELECT FROM $t s WHERE s.id = r.id) OR
-	NOT EXISTS (SELECT FROM $t s WHERE s.u = r.u OR (s.w = r.w AND s.n >= 0 AND r.n >= 0)
-		OR lower(s.x) IS NOT DISTINCT FROM lower(r.x)))
-SQL
-		}
+		$g->displaced_right($t, $what);
 	}
-	is($g->sql($_, "SELECT string_agg(origin || ': ' || last_error, ' ') FROM replp2p.stat_lag WHERE state = 'error'"),
-		'', "$what: no origin stands still on $_") foreach @nodes;
+	$g->none_stands_still($what);
 }
 
 # One transaction, and a function that makes rows claiming one value of what it has deleted: they have one version, and one
@@ -136,19 +99,36 @@ settled('come back');
 is($g->sql('c', "SELECT string_agg(id || ': ' || u, ', ' ORDER BY id) FROM made"), '1: 200, 4: 202', 'the other one came back');
 $g->sql('b', "DELETE FROM made");
 
-is($g->succeeded(storm(@nodes)), 3, 'all three nodes at once');
-settled('at once');
-foreach my $round (1 .. 2)
-{
-	is(storm_apart(), 3, 'none seeing another');
-	settled("apart, round $round");
-}
-my @others = storm('a', 'b');
-$g->node('c')->stop('immediate');
-$g->node('c')->start;
-$g->up('c');
-is($g->succeeded(@others, storm('c')), 3, 'one is stopped hard and started again');
-settled('after a crash');
+# The row that displaces another is stable and forgotten, a lower version of its key that did not see it is not:
+# the row keeps its version. (b stands still, so that what c wrote cannot become stable.)
+my $seq_of = "SELECT stored_seq FROM replp2p.stat_log WHERE origin = '%s'";
+$g->sql('a', "INSERT INTO kept SELECT i, 100 + i, i, i FROM generate_series(1, 4) i");
+$g->sync;
+$g->sql_all('SELECT replp2p.pause_apply()');
+$g->sql('c', "UPDATE kept SET n = 1 WHERE id = 1; INSERT INTO kept VALUES (5, 150, 5, 5), (6, 160, 6, 6)");
+$g->sql('b', "UPDATE kept SET u = 150 WHERE id = 1; UPDATE kept SET u = 160 WHERE id = 2; SELECT replp2p.wait_for_token(replp2p.current_token())");
+my $seq = $g->sql('b', sprintf($seq_of, 'b'));
+$g->sql($_, 'SELECT replp2p.resume_apply()') foreach 'a', 'c';
+ok($g->eventually('a', "SELECT stable_seq >= $seq FROM replp2p.stat_log WHERE origin = 'b'"), 'what b wrote is stable');
+is($g->sql('a', 'SELECT bool_and(stable_seq < stored_seq) FROM replp2p.stat_log WHERE origin = \'c\''), 't', 'what c wrote is not');
+ok($g->eventually('a', "SELECT string_agg(key ->> 'id', ' ' ORDER BY key) = '5 6' FROM replp2p.displaced"), 'displaced by what b wrote');
+my $apply = $g->pid('a', 'apply');
+$g->sql('a', "SELECT pg_terminate_backend($apply, 60000)");
+ok($g->eventually('a', "SELECT pid <> $apply FROM pg_stat_activity WHERE backend_type = 'replp2p apply'"), 'apply has started again');
+$g->sql('a', 'DELETE FROM kept WHERE id = 2');
+ok($g->eventually('a', 'SELECT EXISTS (SELECT FROM kept WHERE id = 6)'), 'displaced rows have been judged again');
+is($g->sql('a', "SELECT string_agg(key ->> 'id', ' ') FROM replp2p.displaced"), '5', 'the other one stays displaced');
+$g->sql('b', 'SELECT replp2p.resume_apply()');
+settled('forgotten');
+is($g->sql('c', "SELECT string_agg(id || ': ' || u, ', ' ORDER BY id) FROM kept"), '1: 150, 3: 103, 4: 104, 6: 160', 'the greater one stands');
+$g->sql('b', 'DELETE FROM kept');
+
+$g->unique_storms(
+	steps => join('', map { "SELECT step('$_', :op, :k, :l, :r);\n" } @tables),
+	times => $steps,
+	seed => $seed,
+	rounds => 2,
+	settled => \&settled);
 
 $g->stop;
 done_testing();

@@ -10,7 +10,7 @@ use strict;
 use warnings;
 
 use IPC::Run;
-use File::Basename qw(dirname);
+use File::Basename qw(basename dirname);
 use File::Spec::Functions qw(rel2abs);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -280,6 +280,81 @@ sub storm_script
 SELECT hot_step(:op, :k, :l, :r);
 SQL
 	return $script;
+}
+
+# SQL that makes a table with three unique indexes beside its key, each of another sort.
+sub unique_table
+{
+	my ($self, $table) = @_;
+	return <<"SQL";
+CREATE TABLE $table (id int PRIMARY KEY, u int UNIQUE, w int, x text, n int NOT NULL DEFAULT 0);
+CREATE UNIQUE INDEX ON $table (w) WHERE n >= 0;
+CREATE UNIQUE INDEX ON $table (lower(x)) NULLS NOT DISTINCT;
+SQL
+}
+
+# Storms over the nodes: on all at once; in so many rounds without one seeing another, whereupon all cross; and with
+# the last one stopped hard and started again. Options: steps (SQL that each client runs again and again,
+# with random :op to 100, :k and :l to 60, and :r), times, seed, rounds, settled (called with a name after each).
+sub unique_storms
+{
+	my ($self, %opt) = @_;
+	my @nodes = $self->names;
+	my $last = $nodes[-1];
+	my $script = "$PostgreSQL::Test::Utils::tmp_check/" . basename($0, '.pl') . '.sql';
+	my $n = 0;
+	my $storm = sub {
+		return map {
+			$self->pgbench($_, '-f', $script, '-c', 2, '-t', $opt{times}, '--random-seed', $opt{seed} + $n++)
+		} @_;
+	};
+
+	unlink $script;
+	PostgreSQL::Test::Utils::append_to_file($script, <<'SQL' . $opt{steps});
+\set op random(1, 100)
+\set k random(1, 60)
+\set l random(1, 60)
+\set r random(1, 1000000)
+SQL
+	is($self->succeeded($storm->(@nodes)), @nodes, 'all nodes at once');
+	$opt{settled}->('at once');
+	foreach my $round (1 .. $opt{rounds})
+	{
+		$self->sql_all('SELECT replp2p.pause_apply()');
+		is($self->succeeded($storm->(@nodes)), @nodes, 'none seeing another');
+		$self->sql_all('SELECT replp2p.resume_apply()');
+		$opt{settled}->("apart, round $round");
+	}
+	my @others = $storm->(@nodes[0 .. $#nodes - 1]);
+	$self->node($last)->stop('immediate');
+	$self->node($last)->start;
+	$self->up($last);
+	is($self->succeeded(@others, $storm->($last)), @nodes, 'one is stopped hard and started again');
+	$opt{settled}->('after a crash');
+}
+
+# One test for each node: every row of a table of unique_table() that is displaced has one in its way, or comes
+# back within a while, and is not in the table itself.
+sub displaced_right
+{
+	my ($self, $table, $what) = @_;
+	foreach my $name ($self->names)
+	{
+		ok($self->eventually($name, <<"SQL", ''), "$what: every displaced row of $table has one in its way on $name");
+SELECT string_agg(d.key ->> 'id', ',') FROM replp2p.displaced d, jsonb_populate_record(NULL::$table, d.row) r
+WHERE d.relation = '$table'::regclass AND (EXISTS (SELECT FROM $table s WHERE s.id = r.id) OR
+	NOT EXISTS (SELECT FROM $table s WHERE s.u = r.u OR (s.w = r.w AND s.n >= 0 AND r.n >= 0)
+		OR lower(s.x) IS NOT DISTINCT FROM lower(r.x)))
+SQL
+	}
+}
+
+# One test for each node: it can apply what each origin has for it.
+sub none_stands_still
+{
+	my ($self, $what) = @_;
+	is($self->sql($_, "SELECT string_agg(origin || ': ' || last_error, ' ') FROM replp2p.stat_lag WHERE state = 'error'"),
+		'', "$what: no origin stands still on $_") foreach $self->names;
 }
 
 # Have pgbench make its tables on a node; its history has no key of its own.

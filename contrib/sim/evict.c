@@ -114,7 +114,10 @@ evict_freeze(Node *node)
 	Op			ops[MAX_CHANGES];
 	uint32_t	n = 0;
 
-	if (node->status != STATUS_CATCHUP && node->status != STATUS_ACTIVE)
+	if (memchr(node->shared.catalog.members, MEMBER_EVICTED, sizeof(node->shared.catalog.members)) == NULL)
+		return;
+	if (node->status < STATUS_CATCHUP || node->status > STATUS_LEAVING ||
+		(node->status == STATUS_LEAVING && leave_is_written(node)))
 		return;
 	if (!PLANTED(hasty_freeze) && node->gossip.dirty)
 		(void) pull_commit(node);
@@ -203,7 +206,36 @@ evict_is_settled(const Node *node)
 	return p2p_evict_all_over(evicted, n);
 }
 
-/* Mark the active nodes that belong together: the first ones, and whom they have admitted. */
+/* Was its admission perhaps lost: is its sponsor evicted, or the sponsor of that one ...? */
+static bool
+may_be_lost(const Node *node)
+{
+	while (node->index >= world.profile.nnodes)
+	{
+		node = &world.nodes[node->join.sponsor];
+		if (is_evicted(node->index))
+			return true;
+	}
+	return false;
+}
+
+/* Is none of those left, of whom it knows, who could tell it that it was evicted? */
+static bool
+reaches_nobody(const Node *node)
+{
+	for (uint32_t i = 0; i < world.nnodes; i++)
+	{
+		if (i != node->index && node->catalog.members[i] == MEMBER_ADMITTED &&
+			world.nodes[i].status < STATUS_GONE && !is_evicted(i))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Mark the active nodes that belong together: the first ones that nobody has evicted, or
+ * if all of these are gone one whom they left behind; and whom they have admitted.
+ */
 static void
 group_find(bool in_group[MAX_NODES])
 {
@@ -212,9 +244,12 @@ group_find(bool in_group[MAX_NODES])
 
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
-		in_group[i] = world.nodes[i].status == STATUS_ACTIVE && (i < world.profile.nnodes || !any);
+		in_group[i] = world.nodes[i].status == STATUS_ACTIVE && !is_evicted(i) &&
+			(i < world.profile.nnodes || (!any && !may_be_lost(&world.nodes[i])));
 		any |= in_group[i];
 	}
+	for (uint32_t i = 0; i < world.nnodes && !any; i++)
+		any = in_group[i] = world.nodes[i].status == STATUS_ACTIVE;
 	while (moved)
 	{
 		moved = false;
@@ -233,7 +268,7 @@ group_find(bool in_group[MAX_NODES])
 /*
  * What users do in the end: wipe what cannot go on (a joiner whose sponsor was
  * evicted; one that is active, but whom nobody knows, as its admission was lost with
- * its sponsor; a node that is evicted and reaches nobody), end a leave that all
+ * its sponsor, which was evicted: who leaves loses nobody; a node that is evicted and reaches nobody), end a leave that all
  * have taken note of, and evict what was wiped.
  */
 void
@@ -270,7 +305,8 @@ evict_operate(bool patient)
 			node->status = STATUS_GONE;
 			node->up = false;
 		}
-		else if ((node->status == STATUS_ACTIVE && !in_group[i]) ||
+		else if ((node->status == STATUS_ACTIVE && !in_group[i] &&
+				  (may_be_lost(node) || (is_evicted(i) && reaches_nobody(node)))) ||
 				 (node->status == STATUS_LEAVING && evicted))
 			evict_hear(node, "wiped, as nobody knows it");
 	}

@@ -323,7 +323,10 @@ node_capture(const History *history, Node *node, int self, int i)
 				if (!claims)
 					node->touched |= (uint8_t) (1u << t->ops[o].key);
 				for (uint32_t v = 0; plant == PLANT_siblings_by_stamp && v + 1 < set->count; v++)
+				{
 					set->versions[v].covered = true;
+					p2p_keyset_recount(set);
+				}
 			}
 			else if (t->ops[o].op == P2P_OP_DELETE && node->tombstone[t->ops[o].key] <= j)
 				node->tombstone[t->ops[o].key] = (uint8_t) (j + 1);
@@ -543,7 +546,7 @@ try_restart(Search *search, const Node *node)
 			next.begun = (uint8_t) (i + 1);
 	for (int key = 0; key < n_keys; key++)
 	{
-		next.sets[key].count = 0;
+		p2p_keyset_clear(&next.sets[key]);
 		next.tombstone[key] = 0;
 	}
 	for (int i = history->n - 1; i >= 0; i--)	/* the logs come in no order */

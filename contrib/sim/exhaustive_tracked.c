@@ -98,6 +98,8 @@ tracked_act(const History *history, Node *node, int self, int txn)
 		known = node->sets[op->key].count;
 		if (plant != PLANT_no_delete_barrier)
 			node_capture(history, node, self, history->n - 1);
+		for (newcomer = 0; op_of(&node->sets[op->key].versions[newcomer]) != op;)
+			newcomer++;
 		if (node->sets[op->key].count > known)
 			judge(history, node, self, op->key, (int) newcomer, here);
 	}

@@ -23,6 +23,9 @@ static bool vector_find(Join *join, const Node *sponsor);
 static void copy_announce(Node *node);
 static void copy_commit(Node *node);
 static bool catch_up(Node *node);
+static bool leave_looked(Node *node);
+static bool leave_write(Node *node);
+static bool leave_may_go(Node *node);
 
 /* A new node wants to join by this sponsor. */
 void
@@ -295,8 +298,6 @@ catch_up(Node *node)
 void
 leave_begin(Node *node)
 {
-	Op			op = {.kind = OP_LEAVE, .key = node->index};
-
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
 		const Node *other = &world.nodes[i];
@@ -306,31 +307,85 @@ leave_begin(Node *node)
 	}
 	if (!node->up || node->status != STATUS_ACTIVE || members_left(node) < 3)
 		return;
-	(void) local_commit(node, &op, 1);
-	node->status = STATUS_LEAVING;
-	TRACE("node %u leaves", node->index);
+	node->status = node->disk.status = STATUS_LEAVING;
+	TRACE("node %u wants to leave", node->index);
 }
 
-/* May it go? When every other member has said that it stores the leave. */
+/* Has a leaving node said so in its stream? Until then it is a member like any other. */
+bool
+leave_is_written(const Node *node)
+{
+	return left_at(node->index) != UINT32_MAX;
+}
+
+/* One step of leaving. */
 bool
 leave_step(Node *node)
 {
-	Wal			mark = {.kind = WAL_MARK};
-	P2pVector	deps;
-	uint32_t	seq;
-
 	if (node->status != STATUS_LEAVING)
 		return false;
+	return leave_is_written(node) ? leave_may_go(node) : leave_write(node);
+}
+
+/* Has capture passed the barrier, so that leave_deps are what the node had there? */
+static bool
+leave_looked(Node *node)
+{
+	Wal			mark = {.kind = WAL_MARK};
+
 	if (node->leave_barrier == 0)
 	{
 		node->leave_barrier = wal_insert(node, &mark);
 		wal_flush(node, node->leave_barrier);
+		node->leave_generation = node->shared.loaded_generation;
+		memset(node->leave_deps, 0, sizeof(node->leave_deps));
+		node->leave_looked = false;
 	}
 	if (node->shared.captured_lsn < node->leave_barrier)
 		return false;
-	if (node->leave_deps[node->index] == 0)
+	if (!node->leave_looked)
 		memcpy(node->leave_deps, node->shared.captured, sizeof(node->leave_deps));
-	seq = left_at(node->index);
+	node->leave_looked = true;
+	return true;
+}
+
+/* Say it in the stream, when every other member has applied all that this node has, and evictions are over. */
+static bool
+leave_write(Node *node)
+{
+	Op			op = {.kind = OP_LEAVE, .key = node->index};
+	bool		hasty = PLANTED(hasty_leave) || PLANTED(early_farewell) || PLANTED(early_leave);
+	P2pVector	wished_at;
+
+	if (node->leave_generation != node->shared.wanted_generation)
+		node->leave_barrier = 0;
+	if (node->shared.loaded_generation != node->shared.wanted_generation || !leave_looked(node) ||
+		(!evict_is_settled(node) && !hasty))
+		return false;
+	vector_build(&wished_at, node->leave_deps);
+	for (uint32_t i = 0; i < world.nnodes && !hasty; i++)
+	{
+		const State *state = node->shared.states[i];
+
+		if (i != node->index && node->shared.catalog.members[i] == MEMBER_ADMITTED &&
+			(state == NULL || !p2p_member_has_met(state->ack, &wished_at)))
+			return false;
+	}
+	(void) local_commit(node, &op, 1);
+	node->leave_barrier = 0;
+	TRACE("node %u leaves", node->index);
+	return true;
+}
+
+/* May it go? When every other member has said that it stores the leave. */
+static bool
+leave_may_go(Node *node)
+{
+	P2pVector	deps;
+	uint32_t	seq = left_at(node->index);
+
+	if (!leave_looked(node))
+		return false;
 	vector_build(&deps, node->leave_deps);
 	if (PLANTED(early_farewell))
 		p2p_vector_clear(&deps);

@@ -209,32 +209,50 @@ member_log(const Node *node, uint32_t origin)
 	};
 }
 
-/* The relay between this node and an origin, if it may be asked; else NONE. */
+/* The relay between a node and an origin, where `set` has a bit for each member; NONE: there is none. */
 static uint8_t
-relay_of(Node *node, uint32_t origin)
+relay_among(uint32_t set, uint32_t self, uint32_t origin)
 {
-	P2pRelayTrust *trust = &node->gossip.trust[origin];
-	uint64_t	have_seq = node->logs[origin].cursor.seq;
 	P2pOrigin	members[MAX_NODES];
 	uint8_t		nodes[MAX_NODES];
 	uint32_t	n = 0;
 	uint32_t	relay;
+
+	for (uint32_t i = 0; i < MAX_NODES; i++)
+	{
+		if ((set >> i & 1) == 0)
+			continue;
+		members[n] = world.origins[i];
+		nodes[n++] = (uint8_t) i;
+	}
+	if (!p2p_relay_find(members, n, &world.origins[self], &world.origins[origin], FANOUT, &relay))
+		return NONE;
+	return nodes[relay];
+}
+
+/*
+ * The relay between this node and an origin, if it may be asked; else NONE. It follows from
+ * who is a member alone, so it is reckoned once for each such set.
+ */
+static uint8_t
+relay_of(Node *node, uint32_t origin)
+{
+	static uint8_t relays[1 << MAX_NODES][MAX_NODES][MAX_NODES];	/* 0 = not known yet */
+	P2pRelayTrust *trust = &node->gossip.trust[origin];
+	uint64_t	have_seq = node->logs[origin].cursor.seq;
+	uint32_t	set = 0;
+	uint8_t    *known;
 
 	if (node->gossip.over_relay[origin])
 		(void) p2p_relay_is_late(trust, have_seq, world.tick, RELAY_PATIENCE);
 	if (node->status == STATUS_CATCHUP || !p2p_relay_is_trusted(trust, world.tick))
 		return NONE;
 	for (uint32_t i = 0; i < world.nnodes; i++)
-	{
-		if (node->shared.catalog.members[i] != MEMBER_ADMITTED)
-			continue;
-		members[n] = world.origins[i];
-		nodes[n++] = (uint8_t) i;
-	}
-	if (!p2p_relay_find(members, n, &world.origins[node->index], &world.origins[origin], FANOUT,
-						&relay))
-		return NONE;
-	return nodes[relay];
+		set |= (uint32_t) (node->shared.catalog.members[i] == MEMBER_ADMITTED) << i;
+	known = &relays[set][node->index][origin];
+	if (*known == 0)
+		*known = (uint8_t) (relay_among(set, node->index, origin) - NONE + 1);
+	return (uint8_t) (*known + NONE - 1);
 }
 
 /* Choose for each origin whom to ask. */

@@ -25,6 +25,7 @@ static void overtaken_make(Random *r);
 static void lame_join_make(Random *r);
 static void evictions_make(Random *r);
 static void confidant_make(Random *r, uint8_t node, uint32_t tick);
+static void replacement_make(Random *r);
 static void trims_late(Random *r, uint8_t node, uint32_t tick);
 static int	event_compare(const void *a, const void *b);
 
@@ -231,6 +232,8 @@ faults_make(Random *r, uint32_t percent)
 		(void) event_add(r, EVENT_LEAVE);
 	if (world.profile.evictions > 0)
 		evictions_make(r);
+	if (random_chance(r, 5))
+		replacement_make(r);
 }
 
 /* Capture is slow everywhere, and a node crashes when apply overtakes it. */
@@ -366,6 +369,56 @@ confidant_make(Random *r, uint8_t node, uint32_t tick)
 		write->node = i == 0 || random_chance(r, 80) ? node : confidant;
 		write->tick = tick + random_below(r, 200);
 	}
+}
+
+/*
+ * In each of two halves somebody takes others in, then all of the first nodes leave
+ * (they ask until they may), and the halves meet again.
+ */
+static void
+replacement_make(Random *r)
+{
+	uint32_t	n = world.profile.nnodes;
+	uint32_t	side = 1 + random_below(r, (1u << n) - 2);
+	uint32_t	tick = 1 + random_below(r, 500);
+	bool		taken_in[2] = {false, false};
+	Event	   *event = event_add(r, EVENT_CUT);
+
+	event->amount = 2;
+	event->peer = (uint8_t) side;
+	event->tick = tick;
+	for (uint32_t i = 0; i < n; i++)
+	{
+		uint32_t	half = side >> i & 1;
+		uint32_t	joins = taken_in[half] ? 0 : 2;
+
+		taken_in[half] = true;
+		while (joins-- > 0)
+		{
+			event = event_add(r, EVENT_JOIN);
+			event->node = (uint8_t) i;
+			event->tick = tick + random_below(r, 100);
+		}
+		for (uint32_t asks = 1; asks <= 6; asks++)
+		{
+			event = event_add(r, EVENT_LEAVE);
+			event->node = (uint8_t) i;
+			event->tick = tick + asks * 1000 + random_below(r, 1000);
+		}
+		for (uint32_t other = 0; other < n; other++)
+		{
+			if ((side >> other & 1) == half)
+				continue;
+			event = event_add(r, EVENT_PAUSE);
+			event->node = (uint8_t) i;
+			event->peer = (uint8_t) other;
+			event->tick = tick;
+			event->amount = 7000 + random_below(r, 3000);
+		}
+	}
+	event_add(r, EVENT_HEAL)->tick = tick + 6500;
+	if (world.profile.horizon < tick + 9000)
+		world.profile.horizon = tick + 9000;
 }
 
 /* A node trims nothing until somebody joins by it, and then at once. */

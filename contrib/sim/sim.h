@@ -86,6 +86,7 @@ bool		random_chance(Random *r, uint32_t percent);
 	X(late_writes, "what a member commits after it left is applied where it is stored") \
 	X(early_farewell, "a leaving node waits neither for who has copied from it, nor until all have what it had") \
 	X(early_leave, "a leaving node goes at once") \
+	X(hasty_leave, "a leave is written at once, before all have applied what the leaving node had") \
 	X(early_drop, "an evicted node stops to count for stability at once") \
 	X(own_cut, "an evicted node's cut is what is stored here") \
 	X(some_freezes, "the freeze of one member tells the cut") \
@@ -497,7 +498,9 @@ typedef struct Node
 	uint32_t	talk_chance;
 	uint32_t	error_chance;	/* per ten thousand steps of apply */
 	uint32_t	leave_barrier;
-	uint32_t	leave_deps[MAX_NODES];	/* what its leave depends on at most; zeros = not looked yet */
+	bool		leave_looked;	/* leave_deps are known */
+	uint32_t	leave_generation;	/* of membership, at the barrier of a wish to leave */
+	uint32_t	leave_deps[MAX_NODES];	/* what it had at the barrier */
 
 	/* the truth: the greatest version of all applied, in the order of the WAL; and what a copy began with */
 	Local	   *top[NTABLES][MAX_KEYS];
@@ -711,6 +714,7 @@ void		join_begin(uint32_t sponsor);
 bool		join_step(Node *node);
 void		leave_begin(Node *node);
 bool		leave_step(Node *node);
+bool		leave_is_written(const Node *node);
 
 
 /* check.c: the invariants */

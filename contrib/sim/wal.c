@@ -126,11 +126,6 @@ record_to_disk(Node *node, const Wal *record)
 	if (world.nflushed[node->index] == MAX_SEQ)
 		violation("limit: too many transactions of node %u", node->index);
 	world.flushed[node->index][world.nflushed[node->index]++] = record->local;
-	for (uint32_t i = 0; i < record->local->nops; i++)
-	{
-		if (record->local->ops[i].kind == OP_LEAVE)
-			disk->status = STATUS_LEAVING;
-	}
 }
 
 /* Carry out one effect. */

@@ -35,43 +35,112 @@
  * greater stamp and lesser epoch would still count for whoever had not yet
  * dropped it when the next insert comes, and not for the others.
  *
- * Sets are small (a handful of unstable versions of one key), so everything is
- * a walk over an array. Called by apply, under the lock of the row.
+ * Nearly all sets have a handful of versions, but that of a hot counter has one for each write as
+ * long as a member is down. So versions are kept in their order, by stamp: a newcomer
+ * comes near the end, and so do those that it may be compared with. These are the uncovered ones:
+ * who has seen a covered version has been seen by, or is, or has seen the one that covers it, since deps
+ * are complete. A walk from the end stops when it has met all of them. Likewise with those where counting may restart.
+ *
+ * Called by apply, under the lock of the row.
  */
+#include <string.h>
+
 #include "p2p_keyset.h"
 
+static uint32_t place_of(const P2pKeySet *set, const P2pKeyVersion *version);
 static uint64_t seq_seen(const P2pKeyVersion *version, const P2pOrigin *origin);
 static bool is_same(const P2pKeyVersion *a, const P2pKeyVersion *b);
-static bool is_uncovered(const P2pKeyVersion *version);
 static bool is_delete(const P2pKeyVersion *version);
 static bool is_restart(const P2pKeyVersion *version);
-static const P2pKeyVersion *greatest(const P2pKeySet *set,
+static const P2pKeyVersion *greatest(const P2pKeySet *set, uint32_t left,
+									 bool (*counted) (const P2pKeyVersion *version),
 									 bool (*wanted) (const P2pKeyVersion *version));
 
 /* Add a version, marking what is covered by it, and itself if it is covered. */
 bool
 p2p_keyset_add(P2pKeySet *set, const P2pKeyVersion *version)
 {
+	uint32_t	place = place_of(set, version);
+	uint32_t	left = set->uncovered;
 	bool		covered = false;
 
-	for (uint32_t i = 0; i < set->count; i++)
-	{
-		if (is_same(&set->versions[i], version))
-			return true;
-		covered |= p2p_keyversion_in_past(version, &set->versions[i]);
-	}
+	if (place < set->count && is_same(&set->versions[place], version))
+		return true;
 	if (set->count >= set->capacity)
 		return false;
 
-	for (uint32_t i = 0; i < set->count; i++)
-		set->versions[i].covered |= p2p_keyversion_in_past(&set->versions[i], version);
-	set->versions[set->count] = *version;
-	set->versions[set->count].covered = covered;
+	for (uint32_t i = set->count; i-- > 0 && left > 0;)
+	{
+		P2pKeyVersion *other = &set->versions[i];
+
+		if (other->covered)
+			continue;
+		left--;
+		covered |= p2p_keyversion_in_past(version, other);
+		other->covered = p2p_keyversion_in_past(other, version);
+		set->uncovered -= other->covered;
+	}
+	memmove(&set->versions[place + 1], &set->versions[place],
+			(set->count - place) * sizeof set->versions[0]);
+	set->versions[place] = *version;
+	set->versions[place].covered = covered;
 	set->count++;
+	set->uncovered += !covered;
+	set->restarts += is_restart(version);
 	return true;
 }
 
-/* Remove what is stable, keeping the order of arrival of the rest. */
+/* Return the index of the first version that is not less by (version, step); a binary search. */
+static uint32_t
+place_of(const P2pKeySet *set, const P2pKeyVersion *version)
+{
+	uint32_t	low = 0;
+	uint32_t	high = set->count;
+
+	while (low < high)
+	{
+		uint32_t	middle = low + (high - low) / 2;
+		const P2pKeyVersion *other = &set->versions[middle];
+		int			order = p2p_version_compare(&other->version, &version->version);
+
+		if (order < 0 || (order == 0 && other->step < version->step))
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* Return the version of this (dot, stamp, step); NULL if it is not there. */
+P2pKeyVersion *
+p2p_keyset_find(const P2pKeySet *set, const P2pKeyVersion *version)
+{
+	uint32_t	place = place_of(set, version);
+
+	return place < set->count && is_same(&set->versions[place], version)
+		? &set->versions[place] : NULL;
+}
+
+/* Forget all versions. */
+void
+p2p_keyset_clear(P2pKeySet *set)
+{
+	set->count = set->uncovered = set->restarts = 0;
+}
+
+/* Count what others have changed. */
+void
+p2p_keyset_recount(P2pKeySet *set)
+{
+	set->uncovered = set->restarts = 0;
+	for (uint32_t i = 0; i < set->count; i++)
+	{
+		set->uncovered += !set->versions[i].covered;
+		set->restarts += is_restart(&set->versions[i]);
+	}
+}
+
+/* Remove what is stable. */
 uint32_t
 p2p_keyset_drop_stable(P2pKeySet *set, const P2pVector *stable)
 {
@@ -88,6 +157,8 @@ p2p_keyset_drop_stable(P2pKeySet *set, const P2pVector *stable)
 	}
 	dropped = set->count - kept;
 	set->count = kept;
+	if (dropped > 0)
+		p2p_keyset_recount(set);
 	return dropped;
 }
 
@@ -149,29 +220,33 @@ is_same(const P2pKeyVersion *a, const P2pKeyVersion *b)
 		p2p_origin_equal(&a->version.dot.origin, &b->version.dot.origin);
 }
 
-/* Return the winner: the greatest that is not covered (file head); NULL if the set is empty. */
-const P2pKeyVersion *
-p2p_keyset_winner(const P2pKeySet *set)
-{
-	return greatest(set, is_uncovered);
-}
-
 static bool
 is_uncovered(const P2pKeyVersion *version)
 {
 	return !version->covered;
 }
 
-/* Return the greatest of the versions that are wanted; NULL if there is none. */
+/* Return the winner: the greatest that is not covered (file head); NULL if the set is empty. */
+const P2pKeyVersion *
+p2p_keyset_winner(const P2pKeySet *set)
+{
+	return greatest(set, set->uncovered, is_uncovered, is_uncovered);
+}
+
+/* Return the greatest of the wanted, which are among the counted, of which there are `left`; NULL: none. */
 static const P2pKeyVersion *
-greatest(const P2pKeySet *set, bool (*wanted) (const P2pKeyVersion *version))
+greatest(const P2pKeySet *set, uint32_t left, bool (*counted) (const P2pKeyVersion *version),
+		 bool (*wanted) (const P2pKeyVersion *version))
 {
 	const P2pKeyVersion *best = NULL;
 
-	for (uint32_t i = 0; i < set->count; i++)
+	for (uint32_t i = set->count; i-- > 0 && left > 0;)
 	{
 		const P2pKeyVersion *version = &set->versions[i];
 
+		if (!counted(version))
+			continue;
+		left--;
 		if (wanted(version) && (best == NULL || p2p_keyversion_compare(version, best) > 0))
 			best = version;
 	}
@@ -189,8 +264,11 @@ p2p_keyset_standing(const P2pKeySet *set, const P2pKeyVersion **standing, uint32
 	const P2pKeyVersion *winner = p2p_keyset_winner(set);
 	uint32_t	n = 0;
 	uint32_t	written = 0;
+	uint32_t	first = set->count;
 
-	for (uint32_t i = 0; i < set->count; i++)
+	for (uint32_t left = set->uncovered; left > 0; left -= is_uncovered(&set->versions[first]))
+		first--;
+	for (uint32_t i = first; i < set->count; i++)
 	{
 		const P2pKeyVersion *version = &set->versions[i];
 		uint32_t	place;
@@ -216,7 +294,7 @@ p2p_keyset_standing(const P2pKeySet *set, const P2pKeyVersion **standing, uint32
 const P2pKeyVersion *
 p2p_keyset_last_delete(const P2pKeySet *set)
 {
-	return greatest(set, is_delete);
+	return greatest(set, set->restarts, is_restart, is_delete);
 }
 
 static bool
@@ -232,11 +310,18 @@ is_restart(const P2pKeyVersion *version)
 	return is_delete(version) || !version->is_delta;
 }
 
+/* Return the greatest version from which counting restarts; NULL if there is none. */
+const P2pKeyVersion *
+p2p_keyset_restart(const P2pKeySet *set)
+{
+	return greatest(set, set->restarts, is_restart, is_restart);
+}
+
 /* Say whether version's delta is in the sum: it is above where counting restarts. */
 bool
 p2p_keyset_counts(const P2pKeySet *set, const P2pKeyVersion *version)
 {
-	const P2pKeyVersion *restart = greatest(set, is_restart);
+	const P2pKeyVersion *restart = p2p_keyset_restart(set);
 
 	if (is_restart(version))
 		return false;
@@ -247,7 +332,7 @@ p2p_keyset_counts(const P2pKeySet *set, const P2pKeyVersion *version)
 const P2pKeyVersion *
 p2p_keyset_base(const P2pKeySet *set)
 {
-	const P2pKeyVersion *restart = greatest(set, is_restart);
+	const P2pKeyVersion *restart = p2p_keyset_restart(set);
 
 	return restart == NULL || is_delete(restart) ? NULL : restart;
 }
@@ -256,11 +341,11 @@ p2p_keyset_base(const P2pKeySet *set)
 P2pCounterStep
 p2p_keyset_counter_step(const P2pKeySet *set, const P2pKeyVersion *newcomer)
 {
-	if (p2p_keyset_counts(set, newcomer))
+	const P2pKeyVersion *restart = p2p_keyset_restart(set);
+
+	if (restart == NULL || p2p_keyversion_compare(newcomer, restart) > 0)
 		return P2P_COUNTER_ADD;
-	if (is_restart(newcomer) && is_same(greatest(set, is_restart), newcomer))
-		return P2P_COUNTER_RESTART;
-	return P2P_COUNTER_KEEP;
+	return is_same(restart, newcomer) ? P2P_COUNTER_RESTART : P2P_COUNTER_KEEP;
 }
 
 /*
@@ -272,11 +357,17 @@ P2pConflict
 p2p_keyset_conflict(const P2pKeySet *set, const P2pKeyVersion *newcomer,
 					const P2pKeyVersion **other)
 {
+	/* the greatest unseen one is covered only by what has seen the newcomer */
+	uint32_t	left = newcomer->covered ? set->count : set->uncovered;
+
 	*other = NULL;
-	for (uint32_t i = 0; i < set->count; i++)
+	for (uint32_t i = set->count; i-- > 0 && left > 0;)
 	{
 		const P2pKeyVersion *version = &set->versions[i];
 
+		if (version->covered && !newcomer->covered)
+			continue;
+		left--;
 		if (p2p_keyversion_in_past(version, newcomer) || p2p_keyversion_in_past(newcomer, version))
 			continue;
 		if (*other == NULL || p2p_keyversion_compare(version, *other) > 0)

@@ -43,10 +43,19 @@ typedef struct P2pKeyVersion
 /* Memory is the caller's: versions has room for capacity. */
 typedef struct P2pKeySet
 {
-	P2pKeyVersion *versions;	/* in order of arrival */
+	P2pKeyVersion *versions;	/* ascending by (version, step); they move when others come and go */
 	uint32_t	count;
 	uint32_t	capacity;
+	uint32_t	uncovered;		/* how many are not covered: where to stop looking for them */
+	uint32_t	restarts;		/* how many are no deltas: deletes, and absolute values */
 } P2pKeySet;
+
+/* Forget all versions; their memory stays. */
+void		p2p_keyset_clear(P2pKeySet *set);
+/* After covered, is_delta or the versions themselves were changed by other hands: count anew. */
+void		p2p_keyset_recount(P2pKeySet *set);
+/* The version of this (dot, stamp, step); NULL: it is not in the set. */
+P2pKeyVersion *p2p_keyset_find(const P2pKeySet *set, const P2pKeyVersion *version);
 
 /*
  * Add a version: marks as covered what is in its past, and itself if it is in
@@ -90,7 +99,9 @@ const P2pKeyVersion *p2p_keyset_last_delete(const P2pKeySet *set);
  * version comes, and do what it says.
  */
 
-/* Is version's delta in the sum? */
+/* Where counting restarts; NULL: nowhere. */
+const P2pKeyVersion *p2p_keyset_restart(const P2pKeySet *set);
+/* Is version's delta in the sum? Of many ask p2p_keyset_restart once, and compare. */
 bool		p2p_keyset_counts(const P2pKeySet *set, const P2pKeyVersion *version);
 /*
  * The version whose value is the base: the greatest above the last delete that

@@ -15,9 +15,25 @@
  * and nothing in front of it.
  *
  * A member that leaves says so in its own stream. What comes later counts for
- * nothing (p2p_follow.h): the log is complete with the leave. The leaving node
- * stays until every other member stores it, and all that it may depend on: a
- * transaction of a node that dies later may be nowhere else.
+ * nothing (p2p_follow.h): the log is complete with the leave. From there on the
+ * others neither ask it nor answer it. So a leave has two halves:
+ *
+ *	  wish ------> all have applied what I had ------> leave ------> all store it -----> gone
+ *	  a member like any other, that admits nobody      one that is served no more
+ *
+ * In front of the leave: whoever was admitted by way of this node has to know
+ * who was admitted elsewhere, and the other way about; later nobody might be left
+ * who knows both. (A and B are cut from one another, A admits C, B admits D,
+ * then A and B leave: C and D each know A and B, and will never hear of one
+ * another.) To store is not enough: B may store that A has admitted C, go
+ * without having read it, and not have waited for C. B's ack says that B has read
+ * it; so from then on B itself waits for C's.
+ * Nobody waits so for those whom an evicted node has admitted, so evictions have to be over first
+ * (p2p_evict.c). If membership changes meanwhile, the wait begins anew with what is there then.
+ *
+ * Behind it: the leaving node stays until every other member stores the leave,
+ * and all that it may depend on: a transaction of a node that dies later may be
+ * nowhere else.
  *
  * Called by pull, states, apply and leave, and by the simulator.
  */
@@ -63,6 +79,13 @@ bool
 p2p_member_is_complete(const P2pMemberLog *log, uint64_t seq)
 {
 	return log->left && seq >= log->left_seq;
+}
+
+/* Has a member that says it has applied this met all that we had when we wished to leave? */
+bool
+p2p_member_has_met(const P2pVector *ack, const P2pVector *wished_at)
+{
+	return p2p_vector_covers(ack, wished_at);
 }
 
 /* Does a member that says it stores this have our leave, and what that depends on at most? */

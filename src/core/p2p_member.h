@@ -29,6 +29,8 @@ bool		p2p_member_copy_is_covered(const P2pMemberLog *log);
 bool		p2p_member_tables_are_covered(const P2pMemberLog *log);
 /* Has the log all that there will ever be of its origin? seq: of the last whole transaction held. */
 bool		p2p_member_is_complete(const P2pMemberLog *log, uint64_t seq);
+/* Has a member that says it has applied this (its ack) met all that we had when we wished to leave? */
+bool		p2p_member_has_met(const P2pVector *ack, const P2pVector *wished_at);
 /* Does a member that says it stores this have our leave, and what that depends on at most? */
 bool		p2p_member_has_leave(const P2pVector *stored, const P2pOrigin *self, uint64_t leave_seq,
 								 const P2pVector *deps);

@@ -23,6 +23,10 @@
  * undone, and its members are applied one by one. If that happens again and again, more and more are
  * applied singly before the next group is tried.
  *
+ * A large transaction comes in parts, and is begun with the first of them if nothing else is to be
+ * done (apply_early.c). If that attempt fails, for whatever reason, it leaves no trace, and the
+ * transaction is applied once all of it is here.
+ *
  * State of an origin, shown in stat_lag:
  *
  *	  idle -> applying -> idle
@@ -94,6 +98,7 @@ typedef struct Commit
 	int			slot;
 	TimestampTz started_at;		/* by our clock */
 	bool		grouped;		/* members are subtransactions, listed in note */
+	bool		early;			/* begun before all of it was here */
 	int			n;				/* transactions so far */
 	uint64		seq;			/* of the last, and its stamp */
 	P2pStamp	stamp;
@@ -130,7 +135,7 @@ static void member_begin(const P2pBegin *begin);
 static void commit_finish(void);
 static void commit_account(void);
 static void undo(int slot);
-static void group_failed(int slot);
+static void attempt_failed(int slot);
 static void transaction_failed(int slot);
 static void state_set(int slot, RpApplyState state);
 static void deps_note(int slot, uint64 seq, const P2pVector *deps);
@@ -307,6 +312,7 @@ apply_next(int slot)
 	commit.started_at = GetCurrentTimestamp();
 	commit.n = 0;
 	commit.grouped = false;
+	commit.early = false;
 	commit.txn.storing_run = false;
 	PG_TRY();
 	{
@@ -331,10 +337,10 @@ apply_next(int slot)
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(turn_context);
-		if (commit.grouped || commit.txn.storing_run)
+		if (commit.early || commit.grouped || commit.txn.storing_run)
 		{
 			done = Max(commit.n, 1);
-			group_failed(slot);
+			attempt_failed(slot);
 		}
 		else
 			transaction_failed(slot);
@@ -346,13 +352,15 @@ apply_next(int slot)
 	return done;
 }
 
-/* Is the transaction behind after_seq here, and may it be applied? If not, *state says why. */
+/* Is the transaction behind after_seq here, at least in part, and may it be applied? If not, *state says why. */
 static bool
 next_is_ready(int slot, uint64 after_seq, P2pBegin *begin, const P2pVector **deps,
 			  RpApplyState *state)
 {
-	if (is_after_leave(slot, after_seq + 1) ||
-		!rp_stream_peek(origins[slot].stream, after_seq, begin, deps))
+	RpStream   *stream = origins[slot].stream;
+
+	if (is_after_leave(slot, after_seq + 1) || !rp_stream_peek(stream, after_seq, begin, deps) ||
+		(!rp_stream_has(stream, after_seq, 1) && !rp_early_is_possible(node, slot, after_seq + 1)))
 		*state = RP_APPLY_IDLE;
 	else if (node->members[slot].paused)
 		*state = RP_APPLY_PAUSED;
@@ -365,6 +373,25 @@ next_is_ready(int slot, uint64 after_seq, P2pBegin *begin, const P2pVector **dep
 		*state = RP_APPLY_WAITING;
 	else
 		return true;
+	return false;
+}
+
+bool
+rp_apply_others_are_ready(int slot)
+{
+	for (int other = RP_SELF + 1; other < node->nmembers; other++)
+	{
+		const ApplyOrigin *origin = &origins[other];
+		P2pBegin	begin;
+		const P2pVector *deps;
+		RpApplyState state;
+
+		if (other == slot || origin->stream == NULL || origin->retry_us > rp_monotonic_us() ||
+			!rp_stream_has(origin->stream, origin->applied_seq, 1))
+			continue;
+		if (next_is_ready(other, origin->applied_seq, &begin, &deps, &state))
+			return true;
+	}
 	return false;
 }
 
@@ -470,6 +497,7 @@ commit_next(int slot, const P2pBegin *begin, const P2pVector *deps)
 	commit.txn.change_context = change_context;
 	commit.txn.careful = origins[slot].retry_ms != 0 || begin->seq <= origins[slot].careful_until;
 	commit.txn.group = commit.grouped ? &commit.note : NULL;
+	commit.early = !rp_stream_has(origins[slot].stream, begin->seq - 1, 1);
 
 	StartTransactionCommand();
 	rp_apply_origin_set(slot, begin->seq, begin->stamp);
@@ -509,7 +537,7 @@ commit_takes_another(P2pBegin *begin, const P2pVector **deps)
 void
 rp_apply_alone(const RpApplyTransaction *txn)
 {
-	if (txn->group != NULL)
+	if (txn->group != NULL || txn->early)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the transaction has to be applied alone")));
@@ -568,9 +596,16 @@ items_apply(RpApplyTransaction *txn, RpStream *stream)
 
 	if (!commit.grouped)
 		rp_failure_begin(txn, stream);
+	if (commit.early)
+		rp_early_begin(txn);
 	while (rp_stream_next(stream, &item))
 	{
 		CHECK_FOR_INTERRUPTS();
+		if (item.awaited)
+		{
+			rp_early_wait(txn, stream);
+			continue;
+		}
 		txn->item++;
 		if (item.skipped)
 			rp_failure_skip(txn, item.change);
@@ -578,9 +613,14 @@ items_apply(RpApplyTransaction *txn, RpStream *stream)
 			rp_apply_truncate(txn, item.truncated, item.truncate_flags);
 		else
 			rp_apply_change(txn, item.map, item.tag, item.old_values, item.new_values);
-		if (txn->changes % CHANGES_PER_CHECK == 0 && !PostmasterIsAlive())
+		if (txn->changes % CHANGES_PER_CHECK != 0)
+			continue;
+		if (!PostmasterIsAlive())
 			proc_exit(1);
+		if (txn->early)
+			rp_early_check(txn, stream);
 	}
+	txn->early = false;
 }
 
 /* Commit; and then what must be done whatever happens. */
@@ -676,10 +716,10 @@ undo(int slot)
 
 /*
  * Undo a group, or a transaction in which a run failed: it is applied one by one, and row by row, which also
- * says what is wrong, if anything is.
+ * says what is wrong, if anything is. One that was begun early is applied once all of it is here.
  */
 static void
-group_failed(int slot)
+attempt_failed(int slot)
 {
 	ApplyOrigin *origin = &origins[slot];
 	ErrorData  *error = CopyErrorData();
@@ -687,13 +727,17 @@ group_failed(int slot)
 	if (error->elevel >= FATAL || ProcDiePending)
 		PG_RE_THROW();
 	ereport(DEBUG1,
-			(errmsg_internal("%d transactions are applied one by one: %s", commit.n, error->message)));
+			(errmsg_internal("%d transactions are applied %s: %s", commit.n,
+							 commit.early ? "when all is here" : "one by one", error->message)));
 	FlushErrorState();
 	undo(slot);
-	if (commit.txn.storing_run)
-		origin->careful_until = commit.seq;
-	origin->alone = Min(origin->alone * 2 + 1, MAX_ALONE);
-	origin->alone_until = commit.seq + origin->alone - 1;
+	if (!commit.early)
+	{
+		if (commit.txn.storing_run)
+			origin->careful_until = commit.seq;
+		origin->alone = Min(origin->alone * 2 + 1, MAX_ALONE);
+		origin->alone_until = commit.seq + origin->alone - 1;
+	}
 	FreeErrorData(error);
 }
 

@@ -60,6 +60,7 @@
 /* Local deletes that committed up to here are in the key index. */
 static XLogRecPtr deletes_known_to = InvalidXLogRecPtr;
 
+static void key_update(RpApplyTransaction *txn, RpOpenRelation *open);
 static RpOpenRelation *relation_of(RpApplyTransaction *txn, RpRelationMap *map);
 static void change_key(RpApplyTransaction *txn, RpOpenRelation *open, P2pOp op,
 					   TupleTableSlot *key, bool *has_base, TupleTableSlot *base);
@@ -114,30 +115,7 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 	else if (tag == P2P_TAG_DELETE)
 		change_key(txn, open, P2P_OP_DELETE, open->old, NULL, NULL);
 	else if (old_values && key_differs(open))
-	{
-		/* a key update is a delete and an insert with one version */
-		bool		has_base = false;
-		TupleTableSlot *base = MakeSingleTupleTableSlot(RelationGetDescr(open->rel),
-														&TTSOpsHeapTuple);
-
-		change_key(txn, open, P2P_OP_DELETE, open->old, &has_base, base);
-		if (has_base)
-		{
-			slot_getallattrs(base);
-			for (int a = 0; a < map->natts; a++)
-			{
-				if (!open->unavailable[a])
-					continue;
-				open->incoming->tts_values[a] = base->tts_values[a];
-				open->incoming->tts_isnull[a] = base->tts_isnull[a];
-				open->unavailable[a] = false;
-			}
-		}
-		txn->second_half = true;
-		change_key(txn, open, P2P_OP_UPDATE, open->incoming, NULL, NULL);
-		txn->second_half = false;
-		ExecDropSingleTupleTableSlot(base);
-	}
+		key_update(txn, open);
 	else
 		change_key(txn, open, P2P_OP_UPDATE, open->incoming, NULL, NULL);
 
@@ -171,6 +149,35 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 	MemoryContextReset(txn->change_context);
 }
 
+/*
+ * Apply an update that has changed the key: a delete and an insert with one version. Values
+ * that did not come because they are unchanged are those of the row that is deleted.
+ */
+static void
+key_update(RpApplyTransaction *txn, RpOpenRelation *open)
+{
+	TupleTableSlot *base = MakeSingleTupleTableSlot(RelationGetDescr(open->rel), &TTSOpsHeapTuple);
+	bool		has_base = false;
+
+	change_key(txn, open, P2P_OP_DELETE, open->old, &has_base, base);
+	if (has_base)
+	{
+		slot_getallattrs(base);
+		for (int a = 0; a < open->map->natts; a++)
+		{
+			if (!open->unavailable[a])
+				continue;
+			open->incoming->tts_values[a] = base->tts_values[a];
+			open->incoming->tts_isnull[a] = base->tts_isnull[a];
+			open->unavailable[a] = false;
+		}
+	}
+	txn->second_half = true;
+	change_key(txn, open, P2P_OP_UPDATE, open->incoming, NULL, NULL);
+	txn->second_half = false;
+	ExecDropSingleTupleTableSlot(base);
+}
+
 void
 rp_apply_close_relations(RpApplyTransaction *txn)
 {
@@ -195,18 +202,18 @@ relation_of(RpApplyTransaction *txn, RpRelationMap *map)
 		open = lfirst(cell);
 		if (open->map != map)
 			continue;
-		open->never_wait = txn->group != NULL;
+		open->never_wait = txn->group != NULL || txn->early;
 		return open;
 	}
-	/* what came before in a group holds locks already */
-	if (txn->group != NULL && txn->group->n > 1 &&
+	/* what came before in a group holds locks already, and what is early gives way */
+	if ((txn->early || (txn->group != NULL && txn->group->n > 1)) &&
 		!ConditionalLockRelationOid(map->relid, RowExclusiveLock))
 		rp_relation_busy(map);
 	old = MemoryContextSwitchTo(TopTransactionContext);
 	open = rp_relation_take(map);
 	txn->opened = lappend(txn->opened, open);
 	MemoryContextSwitchTo(old);
-	open->never_wait = txn->group != NULL;
+	open->never_wait = txn->group != NULL || txn->early;
 	return open;
 }
 
@@ -362,7 +369,10 @@ insert_is_promising(RpOpenRelation *open)
 	return false;
 }
 
-/* Store the incoming row where a glance found a row in open->local, or none; false: it is not so any more. */
+/*
+ * Store the incoming row where a glance found a row in open->local, or none; false: it is not so
+ * any more.
+ */
 static bool
 store_glanced(RpApplyTransaction *txn, RpOpenRelation *open, bool in_table)
 {
@@ -480,7 +490,10 @@ frozen_version_is_right(RpOpenRelation *open, TupleTableSlot *row, const RpVersi
 		rp_keyindex_wrote(entry->slot, entry->seq, rp_key_hash(open->map, row));
 }
 
-/* The version of a row that this local transaction has written: of this or an earlier member of its group. */
+/*
+ * The version of a row that this local transaction has written: of this or an earlier member of its
+ * group.
+ */
 static RpSlotVersion
 own_version(const RpApplyTransaction *txn, TransactionId xmin)
 {

@@ -1,7 +1,7 @@
 /*
  * apply_internal.h
  *	  Shared by the files of the apply worker only: apply.c (scheduling),
- *	  apply_stream.c (reading an origin's transactions), apply_change.c (one
+ *	  apply_stream.c (reading an origin's transactions), apply_early.c, apply_change.c (one
  *	  change against the rows here), apply_row.c, conflict_history.c, failed_changes.c.
  */
 #ifndef RP_APPLY_INTERNAL_H
@@ -31,6 +31,7 @@ typedef struct RpApplyTransaction
 	bool		membership_changed;
 	bool		no_wait;		/* give way to local transactions: ERROR rather than wait for one */
 	bool		careful;		/* its last try failed: look twice, lock before writing */
+	bool		early;			/* not all of it is here yet: it waits for its parts, and for nobody else */
 	uint32		streak;			/* inserts without anything between, into: */
 	const RpOpenRelation *streak_of;
 	bool		storing_run;	/* an error is none of the change that was read last */
@@ -50,12 +51,14 @@ void		rp_apply_deletes_known_to(XLogRecPtr lsn);
 bool		rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table);
 
 /*
- * apply.c: the transaction cannot be applied together with others: ERROR if it is. Called before anything that waits
- * for a client, or that memory outside of the transaction would remember of a subtransaction.
+ * apply.c: the transaction cannot be applied together with others, or early: ERROR if it is. Called before anything that
+ * waits for a client, or that memory outside of the transaction would remember of a subtransaction.
  */
 void		rp_apply_alone(const RpApplyTransaction *txn);
 /* apply.c: go on by at_us, monotonic, at the latest, even if nobody wakes the worker. */
 void		rp_apply_wake_by(int64 at_us);
+/* apply.c: has an origin other than slot a whole transaction that may be applied now? */
+bool		rp_apply_others_are_ready(int slot);
 /* apply_start.c: wait until versions can be known here; then read all that must be known of them. */
 void		rp_apply_wait_until_ready(RpNode *node);
 void		rp_apply_load(RpNode *node);
@@ -110,8 +113,9 @@ void		rp_siblings_load(void);
 void		rp_siblings_sweep(void);
 
 /*
- * apply_unique.c: store open->store as the row of its key, over what is here, with this version, in a table that may have more unique indexes. A displaced row
- * of the key is forgotten if the row is stored, be it displaced again.
+ * apply_unique.c: store open->store as the row of its key, over what is here, with this version, in
+ * a table that may have more unique indexes. A displaced row of the key is forgotten if the row is
+ * stored, be it displaced again.
  */
 typedef enum RpHere
 {
@@ -137,7 +141,10 @@ bool		rp_displaced_find(RpOpenRelation *open, TupleTableSlot *key, RpSlotVersion
 							  TupleTableSlot *out);
 /* Forget the displaced row of key: a greater version of it has come. */
 void		rp_displaced_drop(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *key);
-/* displaced_follow.c. Between transactions: bring rows back whose values are free again. Returns whether anything was done. */
+/*
+ * displaced_follow.c. Between transactions: bring rows back whose values are free again. Returns
+ * whether anything was done.
+ */
 bool		rp_displaced_follow_up(RpNode *node);
 /* When it wants to be called again though nothing has happened, monotonic; 0: never. */
 int64		rp_displaced_due_us(void);
@@ -157,7 +164,10 @@ RpGlance	rp_row_glance(RpOpenRelation *open, TupleTableSlot *key, TupleTableSlot
 void		rp_row_build(RpOpenRelation *open, TupleTableSlot *base);
 /* Insert store; false: a live row claims one of its unique values, and nothing is left behind. */
 bool		rp_row_insert(RpOpenRelation *open);
-/* Keep a key without a row from being inserted until the transaction ends; false: there is a row by now. Uses store. */
+/*
+ * Keep a key without a row from being inserted until the transaction ends; false: there is a row by
+ * now. Uses store.
+ */
 bool		rp_row_claim(RpOpenRelation *open, TupleTableSlot *key);
 /* Insert store into a table without a key. */
 void		rp_row_insert_anyway(RpOpenRelation *open);
@@ -211,8 +221,9 @@ typedef struct RpStream RpStream;
 RpStream   *rp_stream_create(RpNode *node, int slot);
 /*
  * Stand before transaction after_seq + 1 and return its BEGIN (deps in
- * *deps, valid until the next call); false: it is not stored yet. Cheap to
- * repeat. ERROR if the log cannot be read.
+ * *deps, valid until the next call); false: it is not here yet. Cheap to
+ * repeat. Its first part is enough: rp_stream_has says whether it is here as a whole. ERROR if
+ * the log cannot be read.
  */
 bool		rp_stream_peek(RpStream *stream, uint64 after_seq, P2pBegin *begin, const P2pVector **deps);
 /*
@@ -225,6 +236,7 @@ typedef struct RpStreamItem
 {
 	P2pTag		tag;
 	uint64		change;			/* its number in the transaction, from 1 */
+	bool		awaited;		/* the next part is not here yet: nothing else is set, ask again then */
 	bool		skipped;		/* by rp_stream_skip: nothing below is set */
 	RpRelationMap *map;
 	const P2pValue *old_values; /* NULL if there are none */
@@ -242,8 +254,10 @@ bool		rp_stream_next(RpStream *stream, RpStreamItem *item);
 void		rp_stream_wait_stored(RpStream *stream, uint64 seq);
 /* Does the transaction that was peeked go over several batches? */
 bool		rp_stream_is_large(RpStream *stream);
-/* Are there at least so many transactions after after_seq in the log? */
+/* Are there at least so many whole transactions after after_seq in the log? */
 bool		rp_stream_has(RpStream *stream, uint64 after_seq, uint64 n);
+/* An item was awaited: is the part here by now? */
+bool		rp_stream_part_has_come(RpStream *stream);
 /* Changes of the peeked transaction to be passed over, by number, ascending; their memory must stay until its end. */
 void		rp_stream_skip(RpStream *stream, const uint64 *changes, int n);
 /* Forget the position (after an error). */
@@ -265,6 +279,17 @@ bool		rp_stream_change(RpStream *stream, RpStreamChange *change);
 const P2pRelation *rp_stream_truncated(RpStream *stream, uint32 n);
 /* The stamp of the transaction that was peeked; 0: none was since a reset. */
 P2pStamp	rp_stream_stamp(RpStream *stream);
+
+/*
+ * apply_early.c. May transaction seq, of which only the first parts are here, be begun now?
+ */
+bool		rp_early_is_possible(RpNode *node, int slot, uint64 seq);
+/* It is: it has this one chance. */
+void		rp_early_begin(RpApplyTransaction *txn);
+/* Every now and then: is it all here by now? If not, ERROR where it has to give way. */
+void		rp_early_check(RpApplyTransaction *txn, RpStream *stream);
+/* Wait for the part that is awaited; ERROR if it does not come soon, or the transaction has to give way. */
+void		rp_early_wait(RpApplyTransaction *txn, RpStream *stream);
 
 /*
  * failed_changes.c: transactions that apply cannot get past, one line each in

@@ -52,6 +52,7 @@
 #include "utils/syscache.h"
 
 #include "apply_relation.h"
+#include "hashtable.h"
 #include "settings.h"
 
 static HTAB *maps = NULL;
@@ -77,12 +78,8 @@ static List *arbiters_find(RpOpenRelation *open);
 void
 rp_relation_maps_init(void)
 {
-	HASHCTL		ctl = {0};
-
-	ctl.keysize = sizeof(RpRelationMapKey);
-	ctl.entrysize = sizeof(RpRelationMap);
-	ctl.hcxt = TopMemoryContext;
-	maps = hash_create("replp2p relation maps", 128, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	maps = rp_hash_make("replp2p relation maps", TopMemoryContext, 128, sizeof(RpRelationMapKey),
+						sizeof(RpRelationMap));
 	CacheRegisterRelcacheCallback(map_invalidate, (Datum) 0);
 }
 

@@ -136,7 +136,10 @@ rp_run_abort(void)
 		MemoryContextReset(run.memory);
 }
 
-/* Put the rows into the table and its indexes; *met: those whose key is there already, taken out again. */
+/*
+ * Put the rows into the table and its indexes; *met: those whose key is there already, taken out
+ * again.
+ */
 static void
 run_store(RpApplyTransaction *txn, RpOpenRelation *open, Bitmapset **met)
 {

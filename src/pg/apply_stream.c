@@ -6,7 +6,9 @@
  * A stream stands inside a batch: its body is unpacked once and walked item by
  * item. A large transaction goes over several batches (parts), each with its
  * own descriptions and a repeated BEGIN. It reads what gossip has written and is
- * still syncing, too; the commit waits (rp_stream_wait_stored). After an error,
+ * still syncing, too; the commit waits (rp_stream_wait_stored). And it reads parts of a
+ * transaction whose last part is not here yet (apply_early.c): bytes that the origin has
+ * signed, and that are the same from whomever the others come. After an error,
  * or when the log was written anew, rp_stream_reset makes the next peek seek again.
  */
 #include "postgres.h"
@@ -42,7 +44,6 @@ struct RpStream
 	RpRelationMap **maps;		/* by relno; looked up on first use in each transaction */
 	uint64	   *maps_generation;
 	uint64		generation;		/* grows with every transaction */
-	bool		commits_wait;	/* apply is known to ask before it commits */
 	uint64		unsure_seq;		/* up to this only what is durable is read */
 	uint64		after_seq;		/* where the log reader was last sought to */
 	bool		positioned;		/* the log reader stands somewhere known */
@@ -61,7 +62,7 @@ static bool stream_next_body(RpStream *stream);
 static P2pItem *stream_next_item(RpStream *stream);
 static RpRelationMap *stream_map(RpStream *stream, uint32 relno);
 static uint64 stored_seq(RpStream *stream);
-static uint64 readable_seq(RpStream *stream);
+static RpLogLimit readable(RpStream *stream);
 
 RpStream *
 rp_stream_create(RpNode *node, int slot)
@@ -113,18 +114,19 @@ stored_seq(RpStream *stream)
 }
 
 /* How far the log can be read: what is being synced included, unless that took too long before. */
-static uint64
-readable_seq(RpStream *stream)
+static RpLogLimit
+readable(RpStream *stream)
 {
 	const RpMember *member = &stream->node->members[stream->slot];
-	uint64		stored;
-	uint64		written;
+	RpLogLimit	stored = {0, 0};
+	RpLogLimit	written;
 
 	SpinLockAcquire(&stream->node->vector_lock);
-	stored = member->stored_seq;
-	written = member->written_seq;
+	stored.seq = member->stored_seq;
+	written.seq = member->written_seq;
+	written.parts = member->written_parts;
 	SpinLockRelease(&stream->node->vector_lock);
-	return stream->commits_wait && stored >= stream->unsure_seq ? Max(stored, written) : stored;
+	return stored.seq >= stream->unsure_seq && written.seq >= stored.seq ? written : stored;
 }
 
 void
@@ -132,7 +134,6 @@ rp_stream_wait_stored(RpStream *stream, uint64 seq)
 {
 	int64		until = rp_monotonic_us() + STORED_PATIENCE_US;
 
-	stream->commits_wait = true;
 	while (stored_seq(stream) < seq)
 	{
 		int64		left_us = until - rp_monotonic_us();
@@ -156,7 +157,9 @@ rp_stream_wait_stored(RpStream *stream, uint64 seq)
 bool
 rp_stream_peek(RpStream *stream, uint64 after_seq, P2pBegin *begin, const P2pVector **deps)
 {
-	if (readable_seq(stream) <= after_seq)
+	RpLogLimit	limit = readable(stream);
+
+	if (limit.seq < after_seq || (limit.seq == after_seq && limit.parts == 0))
 		return false;
 	if (stream->peeked && stream->peeked_seq != after_seq + 1)
 		rp_stream_reset(stream);
@@ -207,11 +210,12 @@ rp_stream_peek(RpStream *stream, uint64 after_seq, P2pBegin *begin, const P2pVec
 static bool
 stream_next_body(RpStream *stream)
 {
+	RpLogLimit	limit = readable(stream);
 	P2pBlock	bytes;
 	P2pBlock	body;
 	P2pStatus	status;
 
-	status = rp_log_read(stream->log, readable_seq(stream), &bytes, &stream->batch);
+	status = rp_log_read_to(stream->log, &limit, &bytes, &stream->batch);
 	if (status == P2P_END)
 		return false;
 	if (status == P2P_OK)
@@ -334,7 +338,17 @@ rp_stream_is_large(RpStream *stream)
 bool
 rp_stream_has(RpStream *stream, uint64 after_seq, uint64 n)
 {
-	return readable_seq(stream) >= after_seq + n;
+	return readable(stream).seq >= after_seq + n;
+}
+
+bool
+rp_stream_part_has_come(RpStream *stream)
+{
+	RpLogLimit	limit = readable(stream);
+
+	Assert(stream->peeked && !stream->in_body && !stream->batch.span.final);
+	return limit.seq >= stream->peeked_seq ||
+		(limit.seq == stream->peeked_seq - 1 && limit.parts > stream->batch.span.part + 1);
 }
 
 bool
@@ -347,6 +361,11 @@ rp_stream_next(RpStream *stream, RpStreamItem *out)
 	for (;;)
 	{
 		item = stream_next_item(stream);
+		if (item == NULL && !stream->batch.span.final)
+		{
+			out->awaited = true;
+			return true;
+		}
 		if (item == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),

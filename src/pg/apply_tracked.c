@@ -56,7 +56,8 @@ static bool hold_absent(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted
 static bool obeys_counter(RpTrackedKey *t, const P2pKeyVersion *version);
 static bool image_is_here(RpTrackedKey *t);
 static TupleTableSlot *image_to_slot(const RpImage *image, TupleTableSlot *slot);
-static bool set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t);
+static bool set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t, uint32 count,
+						  const P2pKeyVersion *newcomer);
 static void conflict_note(RpApplyTransaction *txn, RpTrackedKey *t, const RpImage *before, P2pOp op);
 static void truncate_absent_key(RpApplyTransaction *txn, RpOpenRelation *open, RpKeyHash hash,
 								const P2pKeyVersion *version);
@@ -160,31 +161,35 @@ newcomer_add(RpApplyTransaction *txn, RpTrackedKey *t, P2pOp op)
 static void
 newcomer_find(RpTrackedKey *t, const P2pKeyVersion *version)
 {
-	t->newcomer = -1;
-	for (uint32 i = 0; i < t->set->count; i++)
-	{
-		const P2pKeyVersion *v = &t->set->versions[i];
+	const P2pKeyVersion *found = p2p_keyset_find(t->set, version);
 
-		if (v->step == version->step && v->version.dot.seq == version->version.dot.seq &&
-			p2p_origin_equal(&v->version.dot.origin, &version->version.dot.origin))
-			t->newcomer = i;
-	}
-	if (t->newcomer < 0)
+	if (found == NULL)
 		elog(ERROR, "a version is not in the key set that it was added to");
+	t->newcomer = found - t->set->versions;
 }
 
 bool
 rp_tracked_settle(RpApplyTransaction *txn, RpTrackedKey *t)
 {
+	const P2pKeyVersion *versions;
+	P2pKeyVersion newcomer = {0};
+	uint32		count;
 	bool		inserted;
+	bool		stored;
 
-	judge(t);
-	if (!store(txn, t, &inserted))
-		return false;
-	if (!inserted || !set_has_grown(txn, t))
-		return true;
-	judge(t);
-	return store(txn, t, &inserted);
+	if (t->newcomer >= 0)
+		newcomer = t->set->versions[t->newcomer];
+	do
+	{
+		judge(t);
+		versions = t->set->versions;
+		count = t->set->count;
+		stored = store(txn, t, &inserted);
+	} while (stored && inserted && set_has_grown(txn, t, count, &newcomer));
+	t->moved = t->set->versions != versions || t->set->count != count;
+	if (t->moved && t->newcomer >= 0)
+		newcomer_find(t, &newcomer);
+	return stored;
 }
 
 /* Fill in what the set comes to. */
@@ -194,11 +199,11 @@ judge(RpTrackedKey *t)
 	const RpHandlerChange *handler = NULL;
 	P2pKeySet  *set = t->set;
 
-	t->judged = set->count;
 	t->images = palloc0_array(RpImage *, Max(set->count, 1));
 	t->standing = palloc_array(const P2pKeyVersion *, Max(set->count, 1));
 	t->nstanding = p2p_keyset_standing(set, t->standing, set->count);
 	t->winner = p2p_keyset_winner(set);
+	t->newcomer_wins = t->winner && t->winner - set->versions == t->newcomer;
 	t->row = t->here;
 	t->merged = t->rewrite = false;
 	t->message = NULL;
@@ -221,7 +226,7 @@ judge(RpTrackedKey *t)
 	}
 	else if (t->winner->op == P2P_OP_DELETE)
 		t->row = NULL;
-	else if (t->here == NULL || t->winner - set->versions == t->newcomer ||
+	else if (t->here == NULL || t->newcomer_wins ||
 			 (t->newcomer < 0 && rp_tracked_slot_version(t->node, t->winner).slot != RP_SELF))
 		t->row = rp_tracked_image(t, t->winner);
 	if (t->row)
@@ -370,8 +375,7 @@ store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted)
 			rp_displaced_drop(txn, open, t->key);
 		return true;
 	}
-	if (image_is_here(t) && !t->rewrite && !t->over_displaced &&
-		t->winner - t->set->versions != t->newcomer)
+	if (image_is_here(t) && !t->rewrite && !t->over_displaced && !t->newcomer_wins)
 		return true;
 	version = rp_tracked_slot_version(t->node, t->winner);
 	(void) image_to_slot(t->row, open->store);
@@ -390,12 +394,14 @@ store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted)
 }
 
 /*
- * Our row is stored where there was none, or the key is held: nobody else can have a live row of that key, but any
- * that was there may have been deleted without our knowing. Have the set know it; true if it has
- * got anything from it, or while we stored the row, and the key is to be judged again.
+ * Our row is stored where there was none, or the key is held: nobody else can have a live row of
+ * that key, but any that was there may have been deleted without our knowing. Have the set know it;
+ * true if it has got anything since it was judged with this many, and the key is to be judged
+ * again.
  */
 static bool
-set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t)
+set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t, uint32 count,
+			  const P2pKeyVersion *newcomer)
 {
 	RpOpenRelation *open = t->open;
 	RpSlotVersion version;
@@ -403,7 +409,9 @@ set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t)
 	rp_apply_deletes_complete(txn, open->map->relid);
 	rp_keysets_follow_own();
 	t->set = rp_keyset_of(open->map->relid, t->hash);
-	if (t->set->count == t->judged)
+	if (t->newcomer >= 0)
+		newcomer_find(t, newcomer); /* it may have moved */
+	if (t->set->count == count)
 		return false;
 	CommandCounterIncrement();
 
@@ -425,7 +433,7 @@ conflict_note(RpApplyTransaction *txn, RpTrackedKey *t, const RpImage *before, P
 	record.conflict = p2p_keyset_conflict(t->set, newcomer, &other);
 	if (record.conflict == P2P_NO_CONFLICT)
 		return;
-	record.incoming_wins = t->winner == newcomer;
+	record.incoming_wins = t->newcomer_wins;
 	if (t->message)
 		record.resolution = "error_winner_stands";
 	else if (t->merged)

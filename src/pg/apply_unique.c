@@ -43,8 +43,6 @@
 #include "utils/snapmgr.h"
 
 #include "displaced.h"
-#include "handlers.h"
-#include "keyset.h"
 #include "p2p_stamp.h"
 #include "p2p_unique.h"
 #include "rowbody.h"
@@ -89,6 +87,9 @@ static Look index_look(RpApplyTransaction *txn, RpOpenRelation *open, int i, con
 static Look row_lock(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row);
 static RpSlotVersion row_version(RpApplyTransaction *txn, RpOpenRelation *open,
 								 TupleTableSlot *row);
+static RpSlotVersion tracked_row_version(RpNode *node, RpOpenRelation *open, TupleTableSlot *row,
+										 const RpSlotVersion *by_xmin);
+static void pin_renew(RpOpenRelation *open, const RpSlotVersion *version);
 
 RpStored
 rp_unique_store(RpApplyTransaction *txn, RpOpenRelation *open, RpHere here,
@@ -99,8 +100,6 @@ rp_unique_store(RpApplyTransaction *txn, RpOpenRelation *open, RpHere here,
 	bool		clashes = false;
 
 	rp_displaced_touch(open->map->relid);
-	if (is_tracked(open))
-		rp_displaced_repin(open, open->store, version);
 	if (!in_table)
 		clashes = !rp_row_insert(open);
 	else
@@ -113,9 +112,19 @@ rp_unique_store(RpApplyTransaction *txn, RpOpenRelation *open, RpHere here,
 	}
 	if (clashes)
 		stored = store_clashing(txn, open, here, version);
+	if (stored == RP_STORED)
+		pin_renew(open, version);
 	if (stored == RP_STORED && !in_table && rp_displaced_in(open->map->relid))
 		rp_displaced_drop(txn, open, open->store);	/* the older version of the key */
 	return stored;
+}
+
+/* If the row in store is pinned, it is from now on with this version (tracked_row_version). */
+static void
+pin_renew(RpOpenRelation *open, const RpSlotVersion *version)
+{
+	if (is_tracked(open) && rp_displaced_in(open->map->relid))
+		rp_displaced_pin_renew(open, open->store, version);
 }
 
 void
@@ -551,33 +560,43 @@ row_lock(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
 }
 
 /*
- * The version of a row in the table: of a tracked table that of its key set's winner, otherwise by its
- * xmin; once that is forgotten as stable, the one that it was pinned with. A set that has forgotten its winner
- * may still have a version that lost to it. (A pin is not of an earlier row that was
- * greater: rp_displaced_repin.)
+ * The version of a row in the table: by its xmin; once that is forgotten as stable, the one that it
+ * was pinned with.
  */
 static RpSlotVersion
 row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
 {
 	RpSlotVersion version = rp_row_version(txn, open, row);
-	RpSlotVersion pinned;
-	bool		tracked = is_tracked(open);
 
-	if (tracked)
+	if (is_tracked(open))
+		return tracked_row_version(txn->node, open, row, &version);
+	if (version.seq == 0)
+		(void) rp_displaced_pinned(open, row, &version);
+	return version;
+}
+
+/*
+ * Of a tracked table: that of its key set's winner, or what the row is pinned with. The set may have
+ * lost its winner, which is stable, and still have a lower version that had not seen it: that one
+ * is taken for the winner. So a pin is believed before the set. It is the older one only if the
+ * winner has written the row itself, as a local client may have done: apply renews the pin of a row
+ * that it writes (rp_unique_store).
+ */
+static RpSlotVersion
+tracked_row_version(RpNode *node, RpOpenRelation *open, TupleTableSlot *row,
+					const RpSlotVersion *by_xmin)
+{
+	RpSlotVersion version = {0};
+	const P2pKeyVersion *winner;
+
+	rp_keysets_follow_own();	/* rp_row_version has waited until the row's writer is captured */
+	winner = p2p_keyset_winner(rp_keyset_of(open->map->relid, rp_key_hash(open->map, row)));
+	if (winner != NULL)
 	{
-		const P2pKeyVersion *winner;
-
-		rp_keysets_follow_own();	/* rp_row_version has waited until the row's writer is captured */
-		winner = p2p_keyset_winner(rp_keyset_of(open->map->relid, rp_key_hash(open->map, row)));
-		version = (RpSlotVersion) {0};
-		if (winner != NULL)
-			version = (RpSlotVersion) {
-				((RpKeyPayload *) winner->payload)->slot, winner->version.dot.seq,
-				winner->version.stamp
-			};
+		version = rp_tracked_slot_version(node, winner);
+		if (version.seq == by_xmin->seq && version.slot == by_xmin->slot)
+			return version;
 	}
-	if ((tracked || version.seq == 0) && rp_displaced_pinned(open, row, &pinned) &&
-		rp_slot_version_compare(&pinned, &version) > 0)
-		version = pinned;
+	(void) rp_displaced_pinned(open, row, &version);
 	return version;
 }

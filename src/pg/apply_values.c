@@ -86,6 +86,14 @@ rp_values_to_slot(RpRelationMap *map, const P2pValue *values,
 	SetUserIdAndSecContext(save_user, save_sec);
 }
 
+/* The hint of errors about column i, for ereport. */
+static int
+hint_same_type(const RpRelationMap *map, uint32 i)
+{
+	return errhint("Give the column the same type (%s) on every node.",
+				   map->remote.columns[i].type);
+}
+
 /* Make a datum of a binary value of column i, in CurrentMemoryContext. */
 static Datum
 value_receive(RpRelationMap *map, uint32 i, const P2pValue *value)
@@ -100,8 +108,7 @@ value_receive(RpRelationMap *map, uint32 i, const P2pValue *value)
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("column \"%s\" of table \"%s.%s\" has a type here that takes no binary values",
 						map->remote.columns[i].name, map->remote.schema, map->remote.name),
-				 errhint("Give the column the same type (%s) on every node.",
-						 map->remote.columns[i].type)));
+				 hint_same_type(map, i)));
 	if (received.data == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
@@ -117,8 +124,7 @@ value_receive(RpRelationMap *map, uint32 i, const P2pValue *value)
 				(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
 				 errmsg("value of column \"%s\" of table \"%s.%s\" does not fit its type here",
 						map->remote.columns[i].name, map->remote.schema, map->remote.name),
-				 errhint("Give the column the same type (%s) on every node.",
-						 map->remote.columns[i].type)));
+				 hint_same_type(map, i)));
 	if (received.maxlen > RECEIVED_KEPT)
 	{
 		pfree(received.data);
@@ -127,7 +133,10 @@ value_receive(RpRelationMap *map, uint32 i, const P2pValue *value)
 	return datum;
 }
 
-/* Read a value of one of the types that most columns have without calling its function; false: that must. */
+/*
+ * Read a value of one of the types that most columns have without calling its function; false: that
+ * must.
+ */
 static bool
 value_read(const RpColumnMap *column, const P2pValue *value, Datum *datum)
 {

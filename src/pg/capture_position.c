@@ -54,6 +54,7 @@
 
 #include "capture.h"
 #include "decode.h"
+#include "hashtable.h"
 #include "monotonic.h"
 #include "versions.h"
 #include "worker.h"
@@ -477,15 +478,8 @@ rp_capture_refill_note(RpCapture *capture, const RpCommitRecord *commit)
 	RefillEntry *entry;
 
 	if (capture->refill == NULL)
-	{
-		HASHCTL		ctl = {0};
-
-		ctl.keysize = sizeof(uint64);
-		ctl.entrysize = sizeof(RefillEntry);
-		ctl.hcxt = capture->memory;
-		capture->refill = hash_create("replp2p version entries", 1024, &ctl,
-									  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	}
+		capture->refill = rp_hash_make("replp2p version entries", capture->memory, 1024,
+									   sizeof(uint64), sizeof(RefillEntry));
 	entry = hash_search(capture->refill, &commit->full_xid, HASH_ENTER, NULL);
 	entry->nsubxacts = commit->nsubxacts;
 	entry->subxacts = NULL;

@@ -44,6 +44,7 @@
 
 #include "capture.h"
 #include "crashpoint.h"
+#include "hashtable.h"
 
 /* What stands in the file, one after the other. */
 typedef struct SpoolChunk
@@ -100,7 +101,6 @@ rp_spools_open(RpCapture *capture)
 {
 	char	   *database = rp_directory_path(capture->node->dboid);
 	char	   *folder = psprintf("%s/spool", database);
-	HASHCTL		ctl = {0};
 
 	if (mkdir(folder, S_IRWXU) != 0)
 	{
@@ -110,11 +110,8 @@ rp_spools_open(RpCapture *capture)
 					 errmsg("could not create directory \"%s\": %m", folder)));
 		(void) rmtree(folder, false);
 	}
-	ctl.keysize = sizeof(TransactionId);
-	ctl.entrysize = sizeof(RpSpool);
-	ctl.hcxt = capture->memory;
-	capture->spools = hash_create("replp2p spools", 16, &ctl,
-								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	capture->spools = rp_hash_make("replp2p spools", capture->memory, 16, sizeof(TransactionId),
+								   sizeof(RpSpool));
 	pfree(folder);
 	pfree(database);
 }
@@ -175,15 +172,8 @@ mark_add(RpSpool *spool, TransactionId xid, size_t offset)
 	bool		found;
 
 	if (spool->marked == NULL)
-	{
-		HASHCTL		ctl = {0};
-
-		ctl.keysize = sizeof(TransactionId);
-		ctl.entrysize = sizeof(TransactionId);
-		ctl.hcxt = spool->memory;
-		spool->marked = hash_create("replp2p spooled subtransactions", 64, &ctl,
-									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	}
+		spool->marked = rp_hash_make("replp2p spooled subtransactions", spool->memory, 64,
+									 sizeof(TransactionId), sizeof(TransactionId));
 	(void) hash_search(spool->marked, &xid, HASH_ENTER, &found);
 	if (found)
 		return;

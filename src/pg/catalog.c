@@ -8,6 +8,13 @@
  * a context where the search_path is pinned and no command of the caller can
  * slip in. An ERROR needs no clean-up of ours: the abort of the transaction
  * gives back user, settings and SPI.
+ *
+ * Most statements are parsed and planned each time. Those that apply runs for every
+ * conflict, sibling or displaced row keep their plan (RpStatement), each its own: it is always run as
+ * the owner, with the same search_path, by a worker whose settings are pinned. The server
+ * makes a kept plan anew when a table that it reads was changed or analyzed, but not when one
+ * has only grown, and what suits an empty table is slow for a large one. So a plan serves for a
+ * while only, counted in uses and in time.
  */
 #include "postgres.h"
 
@@ -23,7 +30,16 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "monotonic.h"
 #include "settings.h"
+
+/* A kept plan serves so often, and so long. */
+#define PLAN_USES 500
+#define PLAN_AGE_US (10 * INT64CONST(1000000))
+
+static void args_split(const RpArg *args, int nargs, Oid *types, Datum *values, char *nulls);
+static void result_check(int rc, int expected, const char *sql);
+static void statement_prepare(RpStatement *statement, const Oid *types, int nargs);
 
 /* Become the owner, pin what a statement's meaning hangs on, and connect SPI. */
 void
@@ -61,9 +77,36 @@ rp_catalog_run(const char *sql, int expected, const RpArg *args, int nargs)
 {
 	Oid			types[RP_MAX_ARGS];
 	Datum		values[RP_MAX_ARGS];
-	char		nulls[RP_MAX_ARGS] = {0};
-	int			rc;
+	char		nulls[RP_MAX_ARGS];
 
+	args_split(args, nargs, types, values, nulls);
+	result_check(SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0), expected, sql);
+	return SPI_processed;
+}
+
+/* Run a statement by its kept plan, which is made if there is none, or a new one is due. */
+uint64
+rp_statement_run(RpStatement *statement, const RpArg *args, int nargs)
+{
+	Oid			types[RP_MAX_ARGS];
+	Datum		values[RP_MAX_ARGS];
+	char		nulls[RP_MAX_ARGS];
+
+	args_split(args, nargs, types, values, nulls);
+	if (statement->plan == NULL || statement->uses >= PLAN_USES ||
+		rp_monotonic_us() - statement->made_us >= PLAN_AGE_US)
+		statement_prepare(statement, types, nargs);
+	Assert(SPI_getargcount(statement->plan) == nargs);
+	statement->uses++;
+	result_check(SPI_execute_plan(statement->plan, values, nulls, false, 0),
+				 statement->expected, statement->sql);
+	return SPI_processed;
+}
+
+/* Lay arguments out as SPI wants them. */
+static void
+args_split(const RpArg *args, int nargs, Oid *types, Datum *values, char *nulls)
+{
 	Assert(nargs <= RP_MAX_ARGS);
 	for (int i = 0; i < nargs; i++)
 	{
@@ -71,10 +114,31 @@ rp_catalog_run(const char *sql, int expected, const RpArg *args, int nargs)
 		values[i] = args[i].value;
 		nulls[i] = args[i].isnull ? 'n' : ' ';
 	}
-	rc = SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0);
+}
+
+static void
+result_check(int rc, int expected, const char *sql)
+{
 	if (rc != expected)
 		elog(ERROR, "replp2p: unexpected result %s of \"%s\"", SPI_result_code_string(rc), sql);
-	return SPI_processed;
+}
+
+/* Make a plan to be kept, in place of an older one; after an ERROR there is none. */
+static void
+statement_prepare(RpStatement *statement, const Oid *types, int nargs)
+{
+	SPIPlanPtr	old = statement->plan;
+	SPIPlanPtr	plan;
+
+	statement->plan = NULL;
+	if (old != NULL)
+		(void) SPI_freeplan(old);
+	plan = SPI_prepare(statement->sql, nargs, unconstify(Oid *, types));
+	if (plan == NULL || SPI_keepplan(plan) != 0)
+		elog(ERROR, "replp2p: could not prepare \"%s\"", statement->sql);
+	statement->plan = plan;
+	statement->uses = 0;
+	statement->made_us = rp_monotonic_us();
 }
 
 static RpArg

@@ -27,7 +27,20 @@ typedef struct RpArg
 	bool		isnull;
 } RpArg;
 
-#define RP_MAX_ARGS 20
+#define RP_MAX_ARGS 24
+
+/*
+ * A statement that apply runs again and again: a static variable of its own, {"text", SPI_OK_...},
+ * holds its plan. The text is constant, and so are the types of its arguments.
+ */
+typedef struct RpStatement
+{
+	const char *sql;
+	int			expected;
+	SPIPlanPtr	plan;			/* NULL: none was made yet */
+	int			uses;
+	int64		made_us;
+} RpStatement;
 
 /* Start: SPI, as the owner. Memory that is palloc'd until close goes at close. */
 void		rp_catalog_open(RpCatalog *catalog);
@@ -38,6 +51,9 @@ void		rp_catalog_close(RpCatalog *catalog);
  * those that it returns are in SPI_tuptable. expected: SPI_OK_...
  */
 uint64		rp_catalog_run(const char *sql, int expected, const RpArg *args, int nargs);
+
+/* The same for a statement whose plan is kept by this process. It must not run within itself. */
+uint64		rp_statement_run(RpStatement *statement, const RpArg *args, int nargs);
 
 /* Arguments: bytes are copied, text must stay. NULL text or bytes: NULL. */
 RpArg		rp_arg_bytes(const void *bytes, size_t length);

@@ -81,6 +81,13 @@ uint64		rp_log_bytes(Oid dboid, const P2pOrigin *origin);
  */
 uint64		rp_log_trim(Oid dboid, const P2pOrigin *origin, uint64 stable_seq);
 
+/* How far a log may be read: the transactions up to seq, and so many parts of the next. */
+typedef struct RpLogLimit
+{
+	uint64		seq;
+	uint32		parts;
+} RpLogLimit;
+
 /* A log that is not there yet is no error. Memory as for a writer. */
 RpLogReader *rp_log_open_reader(Oid dboid, const P2pOrigin *origin);
 void		rp_log_close_reader(RpLogReader *reader);
@@ -102,6 +109,9 @@ bool		rp_log_seek(RpLogReader *reader, uint64 after_seq, uint32 parts, bool from
  */
 P2pStatus	rp_log_read(RpLogReader *reader, uint64 limit_seq,
 						P2pBlock *bytes, P2pBatch *batch);
+/* The same, also parts of a transaction whose end is not there yet. */
+P2pStatus	rp_log_read_to(RpLogReader *reader, const RpLogLimit *limit,
+						   P2pBlock *bytes, P2pBatch *batch);
 /* Has a reader, in any process, marked the log? Then close its writer and open it again. */
 bool		rp_log_is_suspect(Oid dboid, const P2pOrigin *origin);
 /*

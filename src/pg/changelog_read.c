@@ -3,9 +3,10 @@
  *	  The reader of a change log: seek, read on, unpack.
  *
  * Readers live in any process (apply, gossip, backends that serve peers) and
- * share nothing with the writer but the files and a published seq: limit_seq.
- * Everything up to it is durable and will not change; everything behind it may be
- * half written, or rolled back and written differently. So a reader
+ * share nothing with the writer but the files and a published limit: a seq, and for apply
+ * also how many parts of the transaction behind it. Everything up to it is durable and
+ * will not change; everything behind it may be half written, or rolled back and
+ * written differently. So a reader
  *
  *	  - touches the file only if the limit says that its next batch is there,
  *	  - never moves past records (positions too) before it has found that batch,
@@ -47,7 +48,7 @@ struct RpLogReader
 	RpLogWindow window;			/* on the segment that we stand in */
 	RpLogSegment segment;
 	uint64		offset;			/* behind the last batch that was read */
-	uint64		window_limit;	/* limit_seq when the window was filled */
+	RpLogLimit	window_limit;	/* the limit when the window was filled */
 	uint8	   *unpacked;
 	size_t		unpacked_size;
 };
@@ -76,7 +77,9 @@ static Lookup walk(RpLogReader *reader);
 static Side side_of(const RpLogReader *reader, const P2pSpan *span);
 static bool open_segment(RpLogReader *reader, const RpLogSegment *segment);
 static bool open_next_segment(RpLogReader *reader);
-static P2pStatus read_here(RpLogReader *reader, uint64 limit_seq, P2pBlock *bytes, P2pBatch *batch);
+static bool limit_covers(const RpLogLimit *limit, uint64 seq, uint32 part);
+static P2pStatus read_here(RpLogReader *reader, const RpLogLimit *limit, P2pBlock *bytes,
+						   P2pBatch *batch);
 static void step_over(RpLogReader *reader, const P2pSpan *span);
 
 /* Make a reader of the log of origin, which need not exist yet. */
@@ -248,7 +251,7 @@ open_segment(RpLogReader *reader, const RpLogSegment *segment)
 		return false;
 	reader->segment = *segment;
 	reader->offset = 0;
-	reader->window_limit = 0;
+	reader->window_limit = (RpLogLimit) {0, 0};
 	return true;
 }
 
@@ -265,11 +268,27 @@ open_next_segment(RpLogReader *reader)
 P2pStatus
 rp_log_read(RpLogReader *reader, uint64 limit_seq, P2pBlock *bytes, P2pBatch *batch)
 {
+	RpLogLimit	limit = {limit_seq, 0};
+
+	return rp_log_read_to(reader, &limit, bytes, batch);
+}
+
+/* Does the limit cover a batch that ends with seq, and is this part of it (0 of a whole one)? */
+static bool
+limit_covers(const RpLogLimit *limit, uint64 seq, uint32 part)
+{
+	return seq <= limit->seq || (seq == limit->seq + 1 && part < limit->parts);
+}
+
+/* Read the next batch, if the limit covers it. */
+P2pStatus
+rp_log_read_to(RpLogReader *reader, const RpLogLimit *limit, P2pBlock *bytes, P2pBatch *batch)
+{
 	P2pStatus	status = P2P_END;
 
 	if (!reader->positioned)
 		elog(ERROR, "change log \"%s\" is read without a place", reader->folder);
-	if (limit_seq < reader->next.seq)
+	if (!limit_covers(limit, reader->next.seq, reader->next.part))
 		return P2P_END;
 
 	for (int attempt = 0; attempt < MAX_READ_ATTEMPTS; attempt++)
@@ -278,7 +297,7 @@ rp_log_read(RpLogReader *reader, uint64 limit_seq, P2pBlock *bytes, P2pBatch *ba
 
 		if (reader->window.fd >= 0)
 		{
-			status = read_here(reader, limit_seq, bytes, batch);
+			status = read_here(reader, limit, bytes, batch);
 			if (status == P2P_OK || status == P2P_END)
 				return status;
 			if (open_next_segment(reader))
@@ -302,7 +321,7 @@ rp_log_read(RpLogReader *reader, uint64 limit_seq, P2pBlock *bytes, P2pBatch *ba
  * may be in the next segment. P2P_CORRUPT: something else is there.
  */
 static P2pStatus
-read_here(RpLogReader *reader, uint64 limit_seq, P2pBlock *bytes, P2pBatch *batch)
+read_here(RpLogReader *reader, const RpLogLimit *limit, P2pBlock *bytes, P2pBatch *batch)
 {
 	uint64		offset = reader->offset;
 	RpLogRecord record;
@@ -310,12 +329,12 @@ read_here(RpLogReader *reader, uint64 limit_seq, P2pBlock *bytes, P2pBatch *batc
 	P2pStatus	status;
 
 	/* bytes that were read ahead before the next batch was published */
-	if (reader->next.seq > reader->window_limit)
+	if (!limit_covers(&reader->window_limit, reader->next.seq, reader->next.part))
 		rp_window_drop(&reader->window);
 	for (;;)
 	{
 		if (reader->window.filled == 0)
-			reader->window_limit = limit_seq;
+			reader->window_limit = *limit;
 		status = rp_window_peek(&reader->window, offset, &record);
 		if (status != P2P_OK)
 			return status == P2P_END ? P2P_TORN : status;
@@ -326,9 +345,9 @@ read_here(RpLogReader *reader, uint64 limit_seq, P2pBlock *bytes, P2pBatch *batc
 		}
 		if (side_of(reader, &record.span) != SIDE_HERE)
 			return P2P_CORRUPT;
-		if (record.span.last_seq <= reader->window_limit)
+		if (limit_covers(&reader->window_limit, record.span.last_seq, record.span.part))
 			break;
-		if (reader->window_limit == limit_seq)
+		if (reader->window_limit.seq == limit->seq && reader->window_limit.parts == limit->parts)
 			return P2P_END;
 		/* published as a whole since the window was filled: look again */
 		rp_window_drop(&reader->window);

@@ -17,17 +17,13 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 
 #include "apply_internal.h"
+#include "catalog.h"
 #include "rowimage.h"
 #include "settings.h"
 
@@ -44,10 +40,8 @@ static int64 unpruned = 0;
 static void image_of(const RpConflictRecord *record, TupleTableSlot *slot, bool key_only,
 					 RpRowImage *image);
 static const char *relationship_of(RpApplyTransaction *txn, const RpSlotVersion *local);
-static void history_insert(const Datum *values, const char *nulls);
+static void history_insert(const RpArg *args);
 static void history_prune(void);
-static void as_owner(const char *sql, SPIPlanPtr *plan, int ntypes, Oid *types,
-					 const Datum *values, const char *nulls, int expected);
 
 /* Columns of the row that is inserted, in the order of its statement. */
 enum
@@ -58,25 +52,22 @@ enum
 	C_REMOTE_SLOT, C_REMOTE_SEQ, C_REMOTE_STAMP, C_RELATIONSHIP, C_COUNT
 };
 
-/* Put an image into its two columns. */
+/* Put an image into its two columns; into one, if there is none for exact. */
 static void
-put_image(const RpRowImage *image, Datum *values, char *nulls, int json, int exact)
+put_image(const RpRowImage *image, RpArg *args, int json, int exact)
 {
-	values[json] = image->json;
-	nulls[json] = image->present ? ' ' : 'n';
-	if (exact < 0)
-		return;
-	values[exact] = image->exact;
-	nulls[exact] = nulls[json];
+	args[json] = (RpArg) {JSONBOID, image->json, !image->present};
+	if (exact >= 0)
+		args[exact] = (RpArg) {TEXTARRAYOID, image->exact, !image->present};
 }
 
-/* Put a text, NULL for none. */
+/* Put a version into its three columns, or NULL. */
 static void
-put_text(const char *text, Datum *values, char *nulls, int column)
+put_version(const RpSlotVersion *version, bool none, RpArg *args, int slot)
 {
-	nulls[column] = text == NULL ? 'n' : ' ';
-	if (text != NULL)
-		values[column] = CStringGetTextDatum(text);
+	args[slot] = (RpArg) {INT2OID, Int16GetDatum((int16) version->slot), none};
+	args[slot + 1] = (RpArg) {INT8OID, Int64GetDatum((int64) version->seq), none};
+	args[slot + 2] = (RpArg) {INT8OID, Int64GetDatum(version->stamp), none};
 }
 
 void
@@ -85,40 +76,30 @@ rp_conflict_record(RpApplyTransaction *txn, const RpConflictRecord *record)
 	const char *type = record->type ? record->type : p2p_conflict_name(record->conflict);
 	const char *resolution = record->resolution ? record->resolution :
 		record->incoming_wins ? "apply_remote" : "keep_local";
-	Datum		values[C_COUNT] = {0};
-	char		nulls[C_COUNT];
-	RpRowImage		image;
+	RpArg		args[C_COUNT];
+	RpRowImage	image;
 
-	memset(nulls, ' ', sizeof(nulls));
-	values[C_RELATION] = ObjectIdGetDatum(record->open->map->relid);
-	put_text(type, values, nulls, C_TYPE);
-	put_text(resolution, values, nulls, C_RESOLUTION);
-	put_text(record->message, values, nulls, C_MESSAGE);
+	args[C_RELATION] = rp_arg_oid(record->open->map->relid);
+	args[C_TYPE] = rp_arg_text(type);
+	args[C_RESOLUTION] = rp_arg_text(resolution);
+	args[C_MESSAGE] = rp_arg_text(record->message);
 	image_of(record, record->key, true, &image);
-	put_image(&image, values, nulls, C_KEY, C_KEY_IMAGE);
+	put_image(&image, args, C_KEY, C_KEY_IMAGE);
 	image_of(record, record->local_row, false, &image);
-	put_image(&image, values, nulls, C_LOCAL_ROW, C_LOCAL_IMAGE);
-	values[C_LOCAL_SIDE] = CharGetDatum(record->local_row ? SIDE_ROW : SIDE_DELETE);
+	put_image(&image, args, C_LOCAL_ROW, C_LOCAL_IMAGE);
+	args[C_LOCAL_SIDE] = rp_arg_char(record->local_row ? SIDE_ROW : SIDE_DELETE);
 	image_of(record, record->remote_row, false, &image);
-	put_image(&image, values, nulls, C_REMOTE_ROW, C_REMOTE_IMAGE);
-	values[C_REMOTE_SIDE] = CharGetDatum(record->remote_row ? SIDE_ROW : SIDE_DELETE);
+	put_image(&image, args, C_REMOTE_ROW, C_REMOTE_IMAGE);
+	args[C_REMOTE_SIDE] = rp_arg_char(record->remote_row ? SIDE_ROW : SIDE_DELETE);
 	image_of(record, record->applied_row, false, &image);
-	put_image(&image, values, nulls, C_APPLIED_ROW, -1);
-	if (record->none_lost)
-		nulls[C_LOSER] = 'n';
-	values[C_LOSER] = CharGetDatum(record->incoming_wins ? 'l' : 'r');
+	put_image(&image, args, C_APPLIED_ROW, -1);
+	args[C_LOSER] = rp_arg_char(record->incoming_wins ? 'l' : 'r');
+	args[C_LOSER].isnull = record->none_lost;
+	put_version(&record->local, record->local.seq == 0, args, C_LOCAL_SLOT);
+	put_version(&txn->slot_version, false, args, C_REMOTE_SLOT);
+	args[C_RELATIONSHIP] = rp_arg_text(relationship_of(txn, &record->local));
 
-	values[C_LOCAL_SLOT] = Int16GetDatum((int16) record->local.slot);
-	values[C_LOCAL_SEQ] = Int64GetDatum((int64) record->local.seq);
-	values[C_LOCAL_STAMP] = Int64GetDatum(record->local.stamp);
-	if (record->local.seq == 0)
-		nulls[C_LOCAL_SLOT] = nulls[C_LOCAL_SEQ] = nulls[C_LOCAL_STAMP] = 'n';
-	values[C_REMOTE_SLOT] = Int16GetDatum((int16) txn->slot_version.slot);
-	values[C_REMOTE_SEQ] = Int64GetDatum((int64) txn->slot_version.seq);
-	values[C_REMOTE_STAMP] = Int64GetDatum(txn->slot_version.stamp);
-	put_text(relationship_of(txn, &record->local), values, nulls, C_RELATIONSHIP);
-
-	history_insert(values, nulls);
+	history_insert(args);
 	rp_conflict_count(txn->node, record->open->map->relid, type);
 	txn->conflicts++;
 	if (++unpruned > rp_conflict_history_rows / PRUNE_FRACTION)
@@ -174,76 +155,40 @@ relationship_of(RpApplyTransaction *txn, const RpSlotVersion *local)
 
 /* Write one row of the history. */
 static void
-history_insert(const Datum *values, const char *nulls)
+history_insert(const RpArg *args)
 {
-	static const char *sql =
+	static RpStatement insert = {
 		"INSERT INTO replp2p.conflict_history (relation, conflict_type, resolution, message, key, key_image,"
 		" local_row, local_image, local_side, remote_row, remote_image, remote_side, applied_row, loser,"
 		" local_slot, local_seq, local_stamp, remote_slot, remote_seq, remote_stamp, relationship)"
 		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,"
-		" $20, $21)";
-	static SPIPlanPtr plan = NULL;
-	Oid			types[C_COUNT] = {
-		[C_RELATION] = OIDOID, [C_TYPE] = TEXTOID, [C_RESOLUTION] = TEXTOID, [C_MESSAGE] = TEXTOID,
-		[C_KEY] = JSONBOID, [C_KEY_IMAGE] = TEXTARRAYOID,
-		[C_LOCAL_ROW] = JSONBOID, [C_LOCAL_IMAGE] = TEXTARRAYOID, [C_LOCAL_SIDE] = CHAROID,
-		[C_REMOTE_ROW] = JSONBOID, [C_REMOTE_IMAGE] = TEXTARRAYOID, [C_REMOTE_SIDE] = CHAROID,
-		[C_APPLIED_ROW] = JSONBOID, [C_LOSER] = CHAROID,
-		[C_LOCAL_SLOT] = INT2OID, [C_LOCAL_SEQ] = INT8OID, [C_LOCAL_STAMP] = INT8OID,
-		[C_REMOTE_SLOT] = INT2OID, [C_REMOTE_SEQ] = INT8OID, [C_REMOTE_STAMP] = INT8OID,
-		[C_RELATIONSHIP] = TEXTOID
+		" $20, $21)",
+		SPI_OK_INSERT
 	};
+	RpCatalog	catalog;
 
-	as_owner(sql, &plan, C_COUNT, types, values, nulls, SPI_OK_INSERT);
+	rp_catalog_open(&catalog);
+	rp_statement_run(&insert, args, C_COUNT);
+	rp_catalog_close(&catalog);
 }
 
 /* Remove what is too old or too much, within the running transaction. */
 static void
 history_prune(void)
 {
-	static const char *by_age =
-		"DELETE FROM replp2p.conflict_history"
-		" WHERE detected_at < pg_catalog.now() - pg_catalog.make_interval(days => $1)";
-	static const char *by_rows =
-		"DELETE FROM replp2p.conflict_history"
-		" WHERE id <= (SELECT pg_catalog.max(id) - $1 FROM replp2p.conflict_history)";
-	static SPIPlanPtr age_plan = NULL;
-	static SPIPlanPtr rows_plan = NULL;
-	Oid			types[] = {INT4OID};
-	Datum		days = Int32GetDatum(rp_conflict_history_days);
-	Datum		rows = Int32GetDatum(rp_conflict_history_rows);
+	RpArg		days[] = {rp_arg_int4(rp_conflict_history_days)};
+	RpArg		rows[] = {rp_arg_int4(rp_conflict_history_rows)};
+	RpCatalog	catalog;
 
-	as_owner(by_age, &age_plan, 1, types, &days, NULL, SPI_OK_DELETE);
-	as_owner(by_rows, &rows_plan, 1, types, &rows, NULL, SPI_OK_DELETE);
+	rp_catalog_open(&catalog);
+	rp_catalog_run("DELETE FROM replp2p.conflict_history"
+				   " WHERE detected_at < pg_catalog.now() - pg_catalog.make_interval(days => $1)",
+				   SPI_OK_DELETE, days, lengthof(days));
+	rp_catalog_run("DELETE FROM replp2p.conflict_history"
+				   " WHERE id <= (SELECT pg_catalog.max(id) - $1 FROM replp2p.conflict_history)",
+				   SPI_OK_DELETE, rows, lengthof(rows));
+	rp_catalog_close(&catalog);
 	unpruned = 0;
-}
-
-/* Run a statement on our own table, planned once, as the extension's owner. */
-static void
-as_owner(const char *sql, SPIPlanPtr *plan, int ntypes, Oid *types,
-		 const Datum *values, const char *nulls, int expected)
-{
-	Oid			save_user;
-	int			save_sec;
-	int			rc;
-
-	GetUserIdAndSecContext(&save_user, &save_sec);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, save_sec & ~SECURITY_RESTRICTED_OPERATION);
-	CommandCounterIncrement();	/* what this transaction has written before counts, too */
-	PushActiveSnapshot(GetLatestSnapshot());
-	SPI_connect();
-	if (*plan == NULL)
-	{
-		*plan = SPI_prepare(sql, ntypes, types);
-		if (*plan == NULL || SPI_keepplan(*plan) != 0)
-			elog(ERROR, "replp2p: could not prepare \"%s\"", sql);
-	}
-	rc = SPI_execute_plan(*plan, unconstify(Datum *, values), nulls, false, 0);
-	if (rc != expected)
-		elog(ERROR, "replp2p: unexpected result %s of \"%s\"", SPI_result_code_string(rc), sql);
-	SPI_finish();
-	PopActiveSnapshot();
-	SetUserIdAndSecContext(save_user, save_sec);
 }
 
 void

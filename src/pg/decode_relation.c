@@ -47,6 +47,7 @@
 #include "utils/syscache.h"
 
 #include "decode.h"
+#include "hashtable.h"
 #include "settings.h"
 
 /* Beyond so many tables the cache is emptied and begins anew. */
@@ -96,13 +97,8 @@ static RpColumnForm form_of_send(Oid send, Form_pg_attribute att);
 void
 rp_decode_relations_init(void)
 {
-	HASHCTL		ctl = {0};
-
-	ctl.keysize = sizeof(Oid);
-	ctl.entrysize = sizeof(RpDecodeRelation);
-	ctl.hcxt = TopMemoryContext;
-	relations = hash_create("replp2p decoded relations", 256, &ctl,
-							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	relations = rp_hash_make("replp2p decoded relations", TopMemoryContext, 256, sizeof(Oid),
+							 sizeof(RpDecodeRelation));
 	CacheRegisterRelcacheCallback(relation_forget, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, relations_forget, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, relations_forget, (Datum) 0);
@@ -285,7 +281,10 @@ exclusion_rule(HeapTuple tuple, TupleDesc desc, Rule *rule)
 	return !isnull;
 }
 
-/* A row of table_handlers; false: not that of a counter. An older one that another supersedes does no harm. */
+/*
+ * A row of table_handlers; false: not that of a counter. An older one that another supersedes does
+ * no harm.
+ */
 static bool
 counter_rule(HeapTuple tuple, TupleDesc desc, Rule *rule)
 {

@@ -46,7 +46,7 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
-#include "utils/hsearch.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -55,6 +55,7 @@
 #include "catalog.h"
 #include "decode.h"
 #include "displaced.h"
+#include "hashtable.h"
 #include "rowbody.h"
 
 typedef struct TableEntry
@@ -77,24 +78,12 @@ static void filter_add(Oid relid, RpKeyHash hash);
 static void displaced_hold(RpNode *node);
 static void table_rehash_or_warn(Oid relid);
 static void table_rehash(Oid relid);
-static HTAB *make_hash(const char *name, Size keysize, Size entrysize);
 static RpArg arg_table(Oid relid);
 static RpArg arg_json(Datum json);
 static Datum row_json(RpOpenRelation *open, TupleTableSlot *row);
 static Datum key_names(RpOpenRelation *open);
 static P2pVersion version_write(const RpSlotVersion *version);
 static RpSlotVersion version_read(uint64 row, int column);
-
-static HTAB *
-make_hash(const char *name, Size keysize, Size entrysize)
-{
-	HASHCTL		ctl = {0};
-
-	ctl.keysize = keysize;
-	ctl.entrysize = entrysize;
-	ctl.hcxt = TopMemoryContext;
-	return hash_create(name, 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-}
 
 void
 rp_displaced_load(RpNode *node)
@@ -104,8 +93,10 @@ rp_displaced_load(RpNode *node)
 	uint64		n;
 
 	our_node = node;
-	tables = make_hash("replp2p displaced tables", sizeof(Oid), sizeof(TableEntry));
-	keys = make_hash("replp2p displaced keys", sizeof(RpKeyHash), sizeof(KeyEntry));
+	tables = rp_hash_make("replp2p displaced tables", TopMemoryContext, 64, sizeof(Oid),
+						  sizeof(TableEntry));
+	keys = rp_hash_make("replp2p displaced keys", TopMemoryContext, 64, sizeof(RpKeyHash),
+						sizeof(KeyEntry));
 	(void) rp_displaced_remove_orphans();
 	rp_catalog_open(&catalog);
 	n = rp_catalog_run("SELECT relation, key_hash FROM replp2p.displaced_rows", SPI_OK_SELECT,
@@ -336,21 +327,24 @@ rp_displaced_put(RpApplyTransaction *txn, RpOpenRelation *open,
 		arg_json(row_json(open, by)), ARGS_VERSION(b),
 		{TEXTARRAYOID, key_names(open), false},
 	};
+	static RpStatement insert = {
+		"INSERT INTO replp2p.displaced_rows AS d (relation, key_hash, key, row_data, image,"
+		" node_id, epoch, seq, stamp, by_key, by_node_id, by_epoch, by_seq, by_stamp)"
+		" VALUES ($1, $2, " KEY_OF("$3", "$14") ", $3, $4, $5, $6, $7, $8, "
+		KEY_OF("$9", "$14") ", $10, $11, $12, $13)"
+		" ON CONFLICT (relation, key_hash) DO UPDATE SET displaced_at = excluded.displaced_at,"
+		" key = excluded.key, row_data = excluded.row_data, image = excluded.image,"
+		" node_id = excluded.node_id, epoch = excluded.epoch,"
+		" seq = excluded.seq, stamp = excluded.stamp,"
+		" by_key = excluded.by_key, by_node_id = excluded.by_node_id,"
+		" by_epoch = excluded.by_epoch, by_seq = excluded.by_seq,"
+		" by_stamp = excluded.by_stamp",
+		SPI_OK_INSERT
+	};
 	RpCatalog	catalog;
 
 	rp_catalog_open(&catalog);
-	rp_catalog_run("INSERT INTO replp2p.displaced_rows AS d (relation, key_hash, key, row_data, image,"
-				   " node_id, epoch, seq, stamp, by_key, by_node_id, by_epoch, by_seq, by_stamp)"
-				   " VALUES ($1, $2, " KEY_OF("$3", "$14") ", $3, $4, $5, $6, $7, $8, "
-				   KEY_OF("$9", "$14") ", $10, $11, $12, $13)"
-				   " ON CONFLICT (relation, key_hash) DO UPDATE SET displaced_at = excluded.displaced_at,"
-				   " key = excluded.key, row_data = excluded.row_data, image = excluded.image,"
-				   " node_id = excluded.node_id, epoch = excluded.epoch,"
-				   " seq = excluded.seq, stamp = excluded.stamp,"
-				   " by_key = excluded.by_key, by_node_id = excluded.by_node_id,"
-				   " by_epoch = excluded.by_epoch, by_seq = excluded.by_seq,"
-				   " by_stamp = excluded.by_stamp",
-				   SPI_OK_INSERT, args, lengthof(args));
+	rp_statement_run(&insert, args, lengthof(args));
 	rp_catalog_close(&catalog);
 	filter_add(open->map->relid, hash);
 	displaced_hold(txn->node);
@@ -379,19 +373,33 @@ rp_displaced_set_by(RpOpenRelation *open, const RpDisplacedRow *row,
 		arg_table(open->map->relid), ARG_HASH(row->hash),
 		arg_json(row_json(open, by)), {TEXTARRAYOID, key_names(open), false}, ARGS_VERSION(b),
 	};
+	static RpStatement update = {
+		"UPDATE replp2p.displaced_rows SET by_key = " KEY_OF("$3", "$4") ","
+		" by_node_id = $5, by_epoch = $6, by_seq = $7, by_stamp = $8"
+		" WHERE relation = $1 AND key_hash = $2",
+		SPI_OK_UPDATE
+	};
 	RpCatalog	catalog;
 
 	rp_catalog_open(&catalog);
-	rp_catalog_run("UPDATE replp2p.displaced_rows SET by_key = " KEY_OF("$3", "$4") ","
-				   " by_node_id = $5, by_epoch = $6, by_seq = $7, by_stamp = $8"
-				   " WHERE relation = $1 AND key_hash = $2",
-				   SPI_OK_UPDATE, args, lengthof(args));
+	rp_statement_run(&update, args, lengthof(args));
 	rp_catalog_close(&catalog);
 }
 
 void
 rp_displaced_pin(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion *version)
 {
+	static RpStatement insert = {
+		"INSERT INTO replp2p.displacing_rows AS d"
+		" (relation, key_hash, key_image, node_id, epoch, seq, stamp)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7)"
+		" ON CONFLICT (relation, key_hash) DO UPDATE SET key_image = excluded.key_image,"
+		" node_id = excluded.node_id, epoch = excluded.epoch,"
+		" seq = excluded.seq, stamp = excluded.stamp"
+		" WHERE (d.stamp, d.node_id, d.epoch, d.seq)"
+		" <> (excluded.stamp, excluded.node_id, excluded.epoch, excluded.seq)",
+		SPI_OK_INSERT
+	};
 	RpKeyHash	hash = rp_key_hash(open->map, row);
 	P2pVersion	v = version_write(version);
 	bytea	   *image;
@@ -407,31 +415,38 @@ rp_displaced_pin(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion 
 		};
 
 		rp_catalog_open(&catalog);
-		rp_catalog_run("INSERT INTO replp2p.displacing_rows AS d"
-					   " (relation, key_hash, key_image, node_id, epoch, seq, stamp)"
-					   " VALUES ($1, $2, $3, $4, $5, $6, $7)"
-					   " ON CONFLICT (relation, key_hash) DO UPDATE SET key_image = excluded.key_image,"
-					   " node_id = excluded.node_id, epoch = excluded.epoch,"
-					   " seq = excluded.seq, stamp = excluded.stamp"
-					   " WHERE (d.stamp, d.node_id, d.epoch, d.seq)"
-					   " <> (excluded.stamp, excluded.node_id, excluded.epoch, excluded.seq)",
-					   SPI_OK_INSERT, args, lengthof(args));
+		rp_statement_run(&insert, args, lengthof(args));
 		rp_catalog_close(&catalog);
 	}
 }
 
 void
-rp_displaced_repin(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion *version)
+rp_displaced_pin_renew(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion *version)
 {
-	RpSlotVersion pinned;
+	static RpStatement update = {
+		"UPDATE replp2p.displacing_rows SET node_id = $3, epoch = $4, seq = $5, stamp = $6"
+		" WHERE relation = $1 AND key_hash = $2"
+		" AND (stamp, node_id, epoch, seq) <> ($6, $3, $4, $5)",
+		SPI_OK_UPDATE
+	};
+	RpKeyHash	hash = rp_key_hash(open->map, row);
+	P2pVersion	v = version_write(version);
+	RpArg		args[] = {arg_table(open->map->relid), ARG_HASH(hash), ARGS_VERSION(v)};
+	RpCatalog	catalog;
 
-	if (rp_displaced_pinned(open, row, &pinned) && rp_slot_version_compare(&pinned, version) != 0)
-		rp_displaced_pin(open, row, version);
+	rp_catalog_open(&catalog);
+	rp_statement_run(&update, args, lengthof(args));
+	rp_catalog_close(&catalog);
 }
 
 bool
 rp_displaced_pinned(RpOpenRelation *open, TupleTableSlot *row, RpSlotVersion *version)
 {
+	static RpStatement select = {
+		"SELECT node_id, epoch, seq, stamp FROM replp2p.displacing_rows"
+		" WHERE relation = $1 AND key_hash = $2",
+		SPI_OK_SELECT
+	};
 	RpKeyHash	hash = rp_key_hash(open->map, row);
 	RpArg		args[] = {arg_table(open->map->relid), ARG_HASH(hash)};
 	RpCatalog	catalog;
@@ -440,9 +455,7 @@ rp_displaced_pinned(RpOpenRelation *open, TupleTableSlot *row, RpSlotVersion *ve
 	if (!rp_displaced_in(open->map->relid))
 		return false;
 	rp_catalog_open(&catalog);
-	found = rp_catalog_run("SELECT node_id, epoch, seq, stamp FROM replp2p.displacing_rows"
-						   " WHERE relation = $1 AND key_hash = $2",
-						   SPI_OK_SELECT, args, lengthof(args)) > 0;
+	found = rp_statement_run(&select, args, lengthof(args)) > 0;
 	if (found)
 		*version = version_read(0, 1);
 	rp_catalog_close(&catalog);
@@ -453,6 +466,11 @@ bool
 rp_displaced_find(RpOpenRelation *open, TupleTableSlot *key, RpSlotVersion *version,
 				  TupleTableSlot *out)
 {
+	static RpStatement select = {
+		"SELECT image, node_id, epoch, seq, stamp FROM replp2p.displaced_rows"
+		" WHERE relation = $1 AND key_hash = $2",
+		SPI_OK_SELECT
+	};
 	MemoryContext caller = CurrentMemoryContext;
 	RpKeyHash	hash;
 	RpCatalog	catalog;
@@ -467,9 +485,7 @@ rp_displaced_find(RpOpenRelation *open, TupleTableSlot *key, RpSlotVersion *vers
 	{
 		RpArg		args[] = {arg_table(open->map->relid), ARG_HASH(hash)};
 
-		if (rp_catalog_run("SELECT image, node_id, epoch, seq, stamp FROM replp2p.displaced_rows"
-						   " WHERE relation = $1 AND key_hash = $2",
-						   SPI_OK_SELECT, args, lengthof(args)) > 0)
+		if (rp_statement_run(&select, args, lengthof(args)) > 0)
 		{
 			MemoryContext old = MemoryContextSwitchTo(caller);
 
@@ -498,30 +514,42 @@ rp_displaced_drop(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot 
 void
 rp_displaced_forget(Oid relid, RpKeyHash hash)
 {
+	static RpStatement delete = {
+		"DELETE FROM replp2p.displaced_rows WHERE relation = $1 AND key_hash = $2",
+		SPI_OK_DELETE
+	};
 	RpArg		args[] = {arg_table(relid), ARG_HASH(hash)};
 	RpCatalog	catalog;
 
 	rp_catalog_open(&catalog);
-	rp_catalog_run("DELETE FROM replp2p.displaced_rows WHERE relation = $1 AND key_hash = $2",
-				   SPI_OK_DELETE, args, lengthof(args));
+	rp_statement_run(&delete, args, lengthof(args));
 	rp_catalog_close(&catalog);
 }
 
 void
 rp_displaced_forget_older(Oid relid, const RpKeyHash *hash, const RpSlotVersion *version)
 {
+	static RpStatement delete_row = {
+		"DELETE FROM replp2p.displaced_rows WHERE relation = $1"
+		" AND (stamp, node_id, epoch, seq) < ($5, $2, $3, $4) AND key_hash = $6",
+		SPI_OK_DELETE
+	};
+	static RpStatement delete_rows = {
+		"DELETE FROM replp2p.displaced_rows WHERE relation = $1"
+		" AND (stamp, node_id, epoch, seq) < ($5, $2, $3, $4)",
+		SPI_OK_DELETE
+	};
 	P2pVersion	v = version_write(version);
-	RpKeyHash	none = {0};
 	RpArg		args[] = {
-		arg_table(relid), ARGS_VERSION(v), rp_arg_bytes(hash ? hash : &none, sizeof(RpKeyHash)),
-		rp_arg_bool(hash == NULL),
+		arg_table(relid), ARGS_VERSION(v), rp_arg_bytes(hash, sizeof(RpKeyHash)),
 	};
 	RpCatalog	catalog;
 
 	rp_catalog_open(&catalog);
-	rp_catalog_run("DELETE FROM replp2p.displaced_rows WHERE relation = $1"
-				   " AND (key_hash = $6 OR $7) AND (stamp, node_id, epoch, seq) < ($5, $2, $3, $4)",
-				   SPI_OK_DELETE, args, lengthof(args));
+	if (hash != NULL)
+		rp_statement_run(&delete_row, args, lengthof(args));
+	else
+		rp_statement_run(&delete_rows, args, lengthof(args) - 1);
 	rp_catalog_close(&catalog);
 }
 
@@ -544,24 +572,29 @@ rp_displaced_truncate(RpApplyTransaction *txn, Oid relid)
 List *
 rp_displaced_list(Oid relid, const RpDisplacedRow *after, int limit)
 {
+	static RpStatement select = {
+		"SELECT key_hash, image, node_id, epoch, seq, stamp, by_node_id, by_epoch, by_seq, by_stamp"
+		" FROM replp2p.displaced_rows WHERE relation = $1"
+		" AND (stamp, node_id, epoch, seq, key_hash) < ($5, $2, $3, $4, $6)"
+		" ORDER BY stamp DESC, node_id DESC, epoch DESC, seq DESC, key_hash DESC LIMIT $7",
+		SPI_OK_SELECT
+	};
 	MemoryContext caller = CurrentMemoryContext;
-	P2pVersion	v = after ? version_write(&after->version) : (P2pVersion) {0};
+	/* no version has the greatest stamp there is: all come after it */
+	P2pVersion	v = after ? version_write(&after->version) : (P2pVersion) {.stamp = PG_INT64_MAX};
 	RpKeyHash	hash = after ? after->hash : (RpKeyHash) {0};
 	RpArg		args[] = {
-		arg_table(relid), ARGS_VERSION(v), ARG_HASH(hash), rp_arg_bool(after == NULL),
-		rp_arg_int4(limit),
+		arg_table(relid), ARGS_VERSION(v), ARG_HASH(hash), rp_arg_int4(limit),
 	};
 	RpCatalog	catalog;
 	List	   *rows = NIL;
 	uint64		n;
 
 	rp_catalog_open(&catalog);
-	n = rp_catalog_run("SELECT key_hash, image, node_id, epoch, seq, stamp,"
-					   " by_node_id, by_epoch, by_seq, by_stamp"
-					   " FROM replp2p.displaced_rows WHERE relation = $1"
-					   " AND ($7 OR (stamp, node_id, epoch, seq, key_hash) < ($5, $2, $3, $4, $6))"
-					   " ORDER BY stamp DESC, node_id DESC, epoch DESC, seq DESC, key_hash DESC"
-					   " LIMIT $8", SPI_OK_SELECT, args, lengthof(args));
+	/* an index has this order: without statistics the planner would rather sort all rows for these few */
+	(void) set_config_option("enable_sort", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	n = rp_statement_run(&select, args, lengthof(args));
 	for (uint64 i = 0; i < n; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(caller);
@@ -706,6 +739,7 @@ rp_displaced_unpin(Oid relid, List *used)
 		};
 
 		rp_catalog_open(&catalog);
+		/* planned each time: only an array that the planner knows is looked up by hash */
 		rp_catalog_run("DELETE FROM replp2p.displacing_rows WHERE relation = $1"
 					   " AND key_hash <> ALL ($2)", SPI_OK_DELETE, args, lengthof(args));
 		rp_catalog_close(&catalog);

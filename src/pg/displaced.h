@@ -39,8 +39,8 @@ void		rp_displaced_put(RpApplyTransaction *txn, RpOpenRelation *open,
  * comparable when everybody has forgotten it as stable.
  */
 void		rp_displaced_pin(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion *version);
-/* Remember the version of the row that is stored in place of one whose version was remembered; else nothing. */
-void		rp_displaced_repin(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion *version);
+/* A row has another version now: if it is pinned, with that one. */
+void		rp_displaced_pin_renew(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion *version);
 /* The version that was remembered for the row of that key; false: none. */
 bool		rp_displaced_pinned(RpOpenRelation *open, TupleTableSlot *row, RpSlotVersion *version);
 /* Forget the displaced rows that a truncate of the table removes. */
@@ -85,11 +85,20 @@ void		rp_displaced_table_done(Oid relid);
 
 /* displaced_notes.c */
 
-/* An item of the own log: a local write supersedes the displaced row of its key. May be called outside a transaction. */
+/*
+ * An item of the own log: a local write supersedes the displaced row of its key. May be called
+ * outside a transaction.
+ */
 void		rp_displaced_visit(const struct RpPassItem *item);
-/* A local client has inserted the key of a displaced row: does tracked_follow.c add up what both have counted? */
+/*
+ * A local client has inserted the key of a displaced row: does tracked_follow.c add up what both
+ * have counted?
+ */
 bool		rp_displaced_is_followed(Oid relid, RpKeyHash hash);
-/* Carry out the notes of the own log in this transaction, true if any; after its commit call rp_displaced_notes_done. */
+/*
+ * Carry out the notes of the own log in this transaction, true if any; after its commit call
+ * rp_displaced_notes_done.
+ */
 bool		rp_displaced_notes_apply(void);
 void		rp_displaced_notes_done(void);
 
@@ -111,8 +120,9 @@ typedef enum RpVerdict
 
 /*
  * Judge row against those in the table other than the tuple *self (NULL: row is not in it).
- * *neighbours: all that conflict with it, RpNeighbour *; *greatest: the greatest of those that displace it.
- * lock: lock them. As the table's owner; the list is in CurrentMemoryContext, and to be released.
+ * *neighbours: all that conflict with it, RpNeighbour *; *greatest: the greatest of those that
+ * displace it. lock: lock them. As the table's owner; the list is in CurrentMemoryContext, and to
+ * be released.
  */
 RpVerdict	rp_unique_judge_row(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row,
 								const RpSlotVersion *version, ItemPointer self, bool lock,

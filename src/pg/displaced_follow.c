@@ -389,7 +389,10 @@ row_is_superseded(RpApplyTransaction *txn, RpOpenRelation *open)
 	return true;
 }
 
-/* The row is in the table: take it out again if the key, or the table, was deleted by a greater version. */
+/*
+ * The row is in the table: take it out again if the key, or the table, was deleted by a greater
+ * version.
+ */
 static void
 row_confirm(RpApplyTransaction *txn, RpOpenRelation *open)
 {

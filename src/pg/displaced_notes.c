@@ -13,11 +13,11 @@
  */
 #include "postgres.h"
 
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
 #include "displaced.h"
 #include "handlers.h"
+#include "hashtable.h"
 #include "keyset.h"
 #include "logpass.h"
 
@@ -45,12 +45,8 @@ static void note_apply(const LocalNote *note);
 static HTAB *
 notes_make(void)
 {
-	HASHCTL		ctl = {0};
-
-	ctl.keysize = sizeof(RpKeyHash);
-	ctl.entrysize = sizeof(LocalNote);
-	ctl.hcxt = TopMemoryContext;
-	return hash_create("replp2p displaced notes", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	return rp_hash_make("replp2p displaced notes", TopMemoryContext, 64, sizeof(RpKeyHash),
+						sizeof(LocalNote));
 }
 
 /* Remember that a local write has superseded a key, or (no key of its own) emptied the table. */

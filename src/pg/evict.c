@@ -134,7 +134,10 @@ freeze_add(RpNode *node, const RpIdentity *me, int slot, uint64 seq)
 					row.name, seq)));
 }
 
-/* Fill in what this node sees and has said of the others; returns how many there are. In a transaction. */
+/*
+ * Fill in what this node sees and has said of the others; returns how many there are. In a
+ * transaction.
+ */
 static int
 closings_find(RpNode *node, const bool *closed, P2pClosing *nodes)
 {
@@ -162,23 +165,6 @@ closings_find(RpNode *node, const bool *closed, P2pClosing *nodes)
 	return n;
 }
 
-/*
- * May this node add to the membership log at once? A user may have called
- * evict_node() in a transaction that stays open; gossip must not wait for that.
- */
-static bool
-own_row_is_free(void)
-{
-	RpCatalog	catalog;
-	bool		is_free;
-
-	rp_catalog_open(&catalog);
-	is_free = rp_catalog_run("SELECT FROM replp2p.local_node FOR UPDATE SKIP LOCKED",
-							 SPI_OK_SELECT, NULL, 0) > 0;
-	rp_catalog_close(&catalog);
-	return is_free;
-}
-
 /* Say what this node stores of those who are gone, if it has not; false: not now. */
 bool
 rp_evict_freeze(RpNode *node, const RpIdentity *me, const bool *closed)
@@ -191,7 +177,7 @@ rp_evict_freeze(RpNode *node, const RpIdentity *me, const bool *closed)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	n = closings_find(node, closed, nodes);
 	if (p2p_evict_freezes(nodes, (uint32) n))
-		done = own_row_is_free();
+		done = rp_membership_is_free();
 	for (int slot = 0; slot < n && done; slot++)
 	{
 		if (!nodes[slot].tell)

@@ -585,7 +585,10 @@ rp_failure_over(int slot)
 	skipped.n = 0;
 }
 
-/* Enter what was skipped into the indexes; what is committed cannot fail: if this does, the worker reads all anew. */
+/*
+ * Enter what was skipped into the indexes; what is committed cannot fail: if this does, the worker
+ * reads all anew.
+ */
 static void
 skipped_index(void)
 {

@@ -25,6 +25,7 @@
 #include "utils/syscache.h"
 
 #include "catalog.h"
+#include "fn_tables.h"
 #include "settings.h"
 #include "setup.h"
 
@@ -52,22 +53,10 @@ never_replicated(Oid relation, Form_pg_class class)
 static void
 table_required(Oid relation)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
-	Form_pg_class class;
-	const char *why;
+	HeapTuple	tuple = rp_own_relation(relation);
+	Form_pg_class class = (Form_pg_class) GETSTRUCT(tuple);
+	const char *why = never_replicated(relation, class);
 
-	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relation),
-				 errhint("It was dropped meanwhile.")));
-	class = (Form_pg_class) GETSTRUCT(tuple);
-	if (!has_privs_of_role(GetUserId(), class->relowner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of table \"%s\"", NameStr(class->relname)),
-				 errhint("Let its owner or a superuser call this.")));
-	why = never_replicated(relation, class);
 	if (why != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),

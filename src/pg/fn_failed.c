@@ -112,7 +112,10 @@ line_required(int64 id)
 				 errhint("See replp2p.failed_changes; it may have gone through meanwhile.")));
 }
 
-/* ERROR unless the line found is of a change that may be skipped; returns its table, if there is one here. */
+/*
+ * ERROR unless the line found is of a change that may be skipped; returns its table, if there is
+ * one here.
+ */
 static Oid
 skipping_required(int64 id)
 {

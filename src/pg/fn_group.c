@@ -370,7 +370,7 @@ self_read(char *name, char *dsn, RpNodeStatus *status, RpNode *node)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("there is no row in replp2p.local_node"),
-				 errhint("Only the extension may write its tables; restore the row, or or "
+				 errhint("Only the extension may write its tables; restore the row, or "
 						 "leave by replp2p.leave_group(force => true) and join again.")));
 	rp_column_name(0, 1, name);
 	rp_column_text(0, 2, dsn, P2P_DSN_SIZE);
@@ -378,7 +378,7 @@ self_read(char *name, char *dsn, RpNodeStatus *status, RpNode *node)
 	*status = rp_node_status(node);
 }
 
-/* Mark the node as leaving; force: without waiting for peers to fetch the rest. */
+/* Mark the node as leaving; force: without waiting for peers. */
 static void
 leaving_mark(RpNode *node, bool force)
 {
@@ -408,7 +408,10 @@ joiner_absent_required(RpNode *node)
 				 errhint("Leave when it has its copy; or leave_group(force => true), then it has to join again by another node.")));
 }
 
-/* SQL: leave_group(force boolean): the gossip worker carries it out after the commit. */
+/*
+ * SQL: leave_group(force boolean): the gossip worker carries it out after the
+ * commit, and says it in the stream when that is safe (leave.c); by force it is said at once.
+ */
 Datum
 rp_leave_group(PG_FUNCTION_ARGS)
 {
@@ -439,10 +442,11 @@ rp_leave_group(PG_FUNCTION_ARGS)
 	if (!force)
 		joiner_absent_required(node);
 	/*
-	 * One that is no full member has no stream to say it in, one that is leaving
-	 * has said it, and one that has lost its key cannot.
+	 * One that is no full member has no stream to say it in, and one that has lost
+	 * its key cannot.
 	 */
-	if (status == RP_NODE_ACTIVE && (!force || rp_identity_exists(MyDatabaseId)))
+	if (force && (status == RP_NODE_ACTIVE || status == RP_NODE_LEAVING) &&
+		!rp_membership_has_left() && rp_identity_exists(MyDatabaseId))
 	{
 		rp_identity_read(MyDatabaseId, &me);
 		self_describe(&me, name, dsn, &row);

@@ -153,21 +153,10 @@ node_active_required(void)
 static Relation
 table_required(Oid relid, LOCKMODE mode)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Form_pg_class class;
+	HeapTuple	tuple = rp_own_relation(relid);
+	Form_pg_class class = (Form_pg_class) GETSTRUCT(tuple);
 	Relation	rel;
 
-	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relid),
-				 errhint("It was dropped meanwhile.")));
-	class = (Form_pg_class) GETSTRUCT(tuple);
-	if (!has_privs_of_role(GetUserId(), class->relowner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of table \"%s\"", NameStr(class->relname)),
-				 errhint("Let its owner or a superuser call this.")));
 	if (class->relkind == RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),

@@ -290,6 +290,11 @@ write_run(const Write *write, const char *sql, int expected)
 	int			rc = SPI_execute_with_args(sql, write->n, write->types, write->values, write->nulls,
 										   false, 0);
 
+	if (rc == SPI_OK_REWRITTEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a rule on table %s does something else instead", write->table),
+				 errhint("Disable the rule meanwhile, or write the row by a statement of your own.")));
 	if (rc != expected)
 		elog(ERROR, "replp2p: unexpected result %s of \"%s\"", SPI_result_code_string(rc), sql);
 	return SPI_processed;

@@ -21,7 +21,9 @@
 #include "catalog/pg_class.h"
 #include "commands/event_trigger.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "utils/acl.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -54,6 +56,26 @@ rp_table_is_replicated(Oid relid)
 		is_permanent_user_table((Form_pg_class) GETSTRUCT(tuple));
 	ReleaseSysCache(tuple);
 	return replicated && !is_excluded(relid);
+}
+
+HeapTuple
+rp_own_relation(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Form_pg_class class;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid),
+				 errhint("It was dropped meanwhile.")));
+	class = (Form_pg_class) GETSTRUCT(tuple);
+	if (!has_privs_of_role(GetUserId(), class->relowner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of table \"%s\"", NameStr(class->relname)),
+				 errhint("Let its owner or a superuser call this.")));
+	return tuple;
 }
 
 /* Is it a table, of a user and not ours, whose changes are in the WAL? */

@@ -14,7 +14,7 @@
  *	  creating --capture has its slot--> active
  *	  joining: idle; the join worker is at work
  *	  catchup, active, leaving: talk
- *	  leaving --all have our changes, or by force--> gone
+ *	  leaving --all have met us: said, all have our changes; or by force--> gone
  *	  evicted: idle; whoever hears of it (here, or apply) sets it
  *
  * Memory: what lives as long as the node is in `life`; a step has a context of
@@ -58,6 +58,7 @@ typedef struct Gossip
 	uint64		generation;		/* of the membership that peers and pull follow */
 	bool		freeze_due;		/* who is gone is perhaps not frozen yet */
 	bool		force_leave;
+	bool		has_left;		/* and has said so: it is no member any more */
 	P2pId		sponsor;		/* by whom it joined; zeros if it created the group */
 
 	/* made when there is something to talk about */
@@ -84,6 +85,7 @@ static void follow_membership(Gossip *gossip);
 static void freeze(Gossip *gossip);
 static bool absorb_states(Gossip *gossip);
 static void tick(Gossip *gossip);
+static void leave(Gossip *gossip);
 static void sweep_loans(Gossip *gossip);
 
 /* The worker's main. */
@@ -167,7 +169,7 @@ reload(Gossip *gossip)
 
 /*
  * Read what only this worker wants of the node's row: was leave_group told not
- * to wait for the others, and by whom did it join? In a transaction.
+ * to wait for the others, has it been said in the stream, and by whom did the node join? In a transaction.
  */
 static void
 read_local_node(Gossip *gossip)
@@ -185,6 +187,7 @@ read_local_node(Gossip *gossip)
 		rp_column_bytes(0, 2, &gossip->sponsor, P2P_ID_SIZE);
 	}
 	rp_catalog_close(&catalog);
+	gossip->has_left = rp_membership_has_left();
 }
 
 /* Remove the node from the catalog; then there is none to read, and this process ends. */
@@ -237,7 +240,7 @@ talk(Gossip *gossip)
 		tick(gossip);
 		changed = true;
 	}
-	if (changed && rp_node_status(gossip->node) != RP_NODE_LEAVING)
+	if (changed && !gossip->has_left)
 		rp_stability_step(gossip->stability);
 	rp_peers_talk(gossip->peers, changed);
 	rp_pull_commit(gossip->pull);
@@ -311,7 +314,7 @@ freeze(Gossip *gossip)
 	any_evicted = node->any_evicted;
 	LWLockRelease(&node->lock);
 	gossip->freeze_due = false;
-	if (!any_evicted || rp_node_status(node) == RP_NODE_LEAVING)
+	if (!any_evicted || gossip->has_left)
 		return;
 	rp_pull_commit(gossip->pull);
 	for (int slot = 0; slot < RP_MAX_MEMBERS; slot++)
@@ -365,10 +368,21 @@ tick(Gossip *gossip)
 	(void) rp_state_publish(gossip->node, gossip->me);
 	if (rp_monotonic_us() >= gossip->loans_due_us)
 		sweep_loans(gossip);
-	if (rp_node_status(gossip->node) != RP_NODE_LEAVING)
+	if (!gossip->has_left)
 		rp_stability_trim(gossip->stability);
+	if (rp_node_status(gossip->node) == RP_NODE_LEAVING)
+		leave(gossip);
+}
+
+/* Leave, as far as that is possible now. */
+static void
+leave(Gossip *gossip)
+{
+	if (!gossip->has_left)
+		rp_leave_say(gossip->leave);
 	else if (rp_leave_may_go(gossip->leave))
 		go(gossip);
+	MemoryContextSwitchTo(gossip->step);
 }
 
 /* Take back what joiners were lent for their copy and have kept too long. */

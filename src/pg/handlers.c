@@ -25,7 +25,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -35,6 +34,7 @@
 
 #include "catalog.h"
 #include "handlers_internal.h"
+#include "hashtable.h"
 #include "keyset.h"
 
 static RpNode *our_node = NULL;
@@ -173,6 +173,12 @@ rp_handlers_in_use(void)
 	return stale || tables == NULL || hash_get_num_entries(tables) > 0;
 }
 
+bool
+rp_handlers_are_known(void)
+{
+	return !stale && tables != NULL && hash_get_num_entries(tables) > 0;
+}
+
 /* The table's handlers in a copy, if it is tracked, else NULL. */
 static const RpTableHandlers *
 handlers_in(HTAB *copy, Oid relid)
@@ -221,7 +227,6 @@ reload(bool first)
 static HTAB *
 copy_make(MemoryContext context)
 {
-	HASHCTL		ctl = {0};
 	HASH_SEQ_STATUS scan;
 	RpTableHandlers *handlers;
 	HTAB	   *copy;
@@ -229,10 +234,7 @@ copy_make(MemoryContext context)
 	RpHandlerEntry *entries;
 	uint64		n;
 
-	ctl.keysize = sizeof(Oid);
-	ctl.entrysize = sizeof(RpTableHandlers);
-	ctl.hcxt = context;
-	copy = hash_create("replp2p handlers", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	copy = rp_hash_make("replp2p handlers", context, 16, sizeof(Oid), sizeof(RpTableHandlers));
 	rp_catalog_open(&catalog);
 	catalog_table = rp_catalog_table("table_handlers");
 	entries = rp_handler_entries_read(our_node, &n);

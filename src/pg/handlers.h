@@ -116,6 +116,8 @@ const RpHandlerChange *rp_handler_of_epoch(const RpTableHandlers *handlers, cons
 bool		rp_merge_is_seen(const RpColumnMerge *merge, const P2pKeyVersion *version);
 /* May any table be tracked? Costs nothing. */
 bool		rp_handlers_in_use(void);
+/* Is there surely one, as far as has been looked? */
+bool		rp_handlers_are_known(void);
 /*
  * Now and then, in a transaction of its own: find out what is settled by now, forget superseded
  * changes.

@@ -49,6 +49,7 @@
 
 #include "catalog.h"
 #include "handlers_internal.h"
+#include "published.h"
 #include "versions.h"
 #include "worker.h"
 
@@ -153,35 +154,6 @@ rp_handlers_register(RpNode *node, TupleTableSlot *slot, const P2pVersion *versi
 	rp_catalog_close(&catalog);
 }
 
-/* Return a column of a row of handler_changes; ERROR if it is NULL. */
-static Datum
-slot_column(TupleTableSlot *slot, int column)
-{
-	bool		isnull;
-	Datum		value = slot_getattr(slot, column, &isnull);
-
-	if (isnull)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("a change of a conflict handler has a NULL in column %d", column),
-				 errhint("A member has published what it may not publish.")));
-	return value;
-}
-
-/* Copy a text of less than size bytes. */
-static void
-slot_text(TupleTableSlot *slot, int column, char *out, size_t size)
-{
-	char	   *value = TextDatumGetCString(slot_column(slot, column));
-
-	if (strlcpy(out, value, size) >= size)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("a change of a conflict handler has a value too long in column %d", column),
-				 errhint("A member has published what it may not publish.")));
-	pfree(value);
-}
-
 /*
  * Read a row of handler_changes; ERROR if it is malformed, or says what this version does not
  * know.
@@ -196,16 +168,16 @@ row_read(TupleTableSlot *slot, RpHandlerRow *row)
 	if (slot->tts_tupleDescriptor->natts < CHANGE_MADE_AT)
 		elog(ERROR, "replp2p: not a row of replp2p.handler_changes");
 	memset(row, 0, sizeof(*row));
-	id = DatumGetByteaPP(slot_column(slot, CHANGE_AUTHOR_ID));
+	id = DatumGetByteaPP(rp_published_column(slot, CHANGE_AUTHOR_ID));
 	if (VARSIZE_ANY_EXHDR(id) == P2P_ID_SIZE)
 		memcpy(&row->author.id, VARDATA_ANY(id), P2P_ID_SIZE);	/* else it is nobody's */
-	row->author.epoch = (uint32) DatumGetInt32(slot_column(slot, CHANGE_AUTHOR_EPOCH));
-	row->serial = DatumGetInt64(slot_column(slot, CHANGE_SERIAL));
-	strlcpy(row->schema, NameStr(*DatumGetName(slot_column(slot, CHANGE_SCHEMA))), NAMEDATALEN);
-	strlcpy(row->table, NameStr(*DatumGetName(slot_column(slot, CHANGE_TABLE))), NAMEDATALEN);
-	strlcpy(row->column, NameStr(*DatumGetName(slot_column(slot, CHANGE_COLUMN))), NAMEDATALEN);
-	slot_text(slot, CHANGE_SETTING, row->setting, sizeof(row->setting));
-	slot_text(slot, CHANGE_FUNCTION, row->function, sizeof(row->function));
+	row->author.epoch = (uint32) DatumGetInt32(rp_published_column(slot, CHANGE_AUTHOR_EPOCH));
+	row->serial = DatumGetInt64(rp_published_column(slot, CHANGE_SERIAL));
+	strlcpy(row->schema, NameStr(*DatumGetName(rp_published_column(slot, CHANGE_SCHEMA))), NAMEDATALEN);
+	strlcpy(row->table, NameStr(*DatumGetName(rp_published_column(slot, CHANGE_TABLE))), NAMEDATALEN);
+	strlcpy(row->column, NameStr(*DatumGetName(rp_published_column(slot, CHANGE_COLUMN))), NAMEDATALEN);
+	rp_published_text(slot, CHANGE_SETTING, row->setting, sizeof(row->setting));
+	rp_published_text(slot, CHANGE_FUNCTION, row->function, sizeof(row->function));
 	if (row->column[0] != '\0' && rp_merge_kind_by_name(row->setting, &merge))
 		return;
 	if (row->column[0] == '\0' && rp_handler_kind_by_name(row->setting, &kind))

@@ -12,7 +12,10 @@ void		rp_identity_make(const P2pId *group, RpIdentity *identity);
 /* Write it; ERROR if the database has a key file already. */
 void		rp_identity_write(Oid dboid, const RpIdentity *identity);
 
-/* The invite's secret, from join_group until the join worker has used it. rp_identity_remove removes it, too. */
+/*
+ * The invite's secret, from join_group until the join worker has used it. rp_identity_remove
+ * removes it, too.
+ */
 void		rp_join_secret_write(Oid dboid, const uint8 secret[P2P_SECRET_SIZE]);
 /* false: none there. */
 bool		rp_join_secret_read(Oid dboid, uint8 secret[P2P_SECRET_SIZE]);

@@ -161,7 +161,10 @@ rp_join_copy(RpJoin *join)
 	complete(join, statements);
 }
 
-/* Hash what a plan hangs on: the donor's schema, which tables it has, and what is to be copied of them. */
+/*
+ * Hash what a plan hangs on: the donor's schema, which tables it has, and what is to be copied of
+ * them.
+ */
 static void
 schema_hash(const char *script, List *tables, uint8 hash[P2P_HASH_SIZE])
 {
@@ -569,7 +572,10 @@ versions_enter(void)
 	rp_versions_sync();
 }
 
-/* Forget members that were loaded of a transaction that was not committed, and what capture knows of them. */
+/*
+ * Forget members that were loaded of a transaction that was not committed, and what capture knows
+ * of them.
+ */
 static void
 members_forget(RpNode *node)
 {

@@ -41,7 +41,10 @@
 static ExecutorCheckPerms_hook_type next_check_perms = NULL;
 static ProcessUtility_hook_type next_process_utility = NULL;
 
-/* May a join of this database be under way? Unlocked: who joins has not begun to copy when this turns true. */
+/*
+ * May a join of this database be under way? Unlocked: who joins has not begun to copy when this
+ * turns true.
+ */
 static bool
 may_be_joining(void)
 {

@@ -144,27 +144,11 @@ pieces_copy(RpJoin *join)
 static bool
 copier_start(RpNode *node)
 {
-	BackgroundWorker worker;
-	MemoryContext old;
-	bool		started;
-
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	worker.bgw_notify_pid = MyProcPid;
-	worker.bgw_main_arg = ObjectIdGetDatum(node->dboid);
-	memcpy(worker.bgw_extra, &MyProcPid, sizeof(MyProcPid));
-	snprintf(worker.bgw_type, BGW_MAXLEN, "replp2p copier");
-	snprintf(worker.bgw_name, BGW_MAXLEN, "replp2p copier %u", node->dboid);
-	strlcpy(worker.bgw_library_name, "replp2p", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "rp_copier_main", BGW_MAXLEN);
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	started = RegisterDynamicBackgroundWorker(&worker, &copiers[ncopiers]);
-	MemoryContextSwitchTo(old);
-	if (started)
-		ncopiers++;
-	return started;
+	if (!rp_worker_start(node->dboid, "copier", "rp_copier_main", (uint32) MyProcPid,
+						 &copiers[ncopiers]))
+		return false;
+	ncopiers++;
+	return true;
 }
 
 /* Have the copiers end, and wait until they have. */

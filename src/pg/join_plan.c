@@ -180,7 +180,10 @@ table_here(const RpJoinTable *table)
 	return relation;
 }
 
-/* Plan a table: its pieces, the last of them open, since the table may grow. Between catalog open and close. */
+/*
+ * Plan a table: its pieces, the last of them open, since the table may grow. Between catalog open
+ * and close.
+ */
 static void
 table_plan(const RpJoinTable *table, Oid relation)
 {
@@ -259,7 +262,10 @@ rp_join_plan_make(RpJoin *join, const uint8 hash[P2P_HASH_SIZE], List *tables)
 	rp_catalog_close(&catalog);
 }
 
-/* Is a table's file at the donor the one that its pieces were copied of? Between catalog open and close. */
+/*
+ * Is a table's file at the donor the one that its pieces were copied of? Between catalog open and
+ * close.
+ */
 static bool
 file_is_same(const RpJoinTable *table)
 {

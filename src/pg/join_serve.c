@@ -181,7 +181,10 @@ name_is_taken(const Request *request)
 						  SPI_OK_SELECT, args, lengthof(args)) > 0;
 }
 
-/* Has leave_group been called here, if only just now? members is locked. Between catalog open and close. */
+/*
+ * Has leave_group been called here, if only just now? members is locked. Between catalog open and
+ * close.
+ */
 static bool
 leaves(void)
 {
@@ -220,7 +223,10 @@ request_judge(Request *request)
 	return granted;
 }
 
-/* Has the joiner left the group, or was it evicted, after it was admitted? Between catalog open and close. */
+/*
+ * Has the joiner left the group, or was it evicted, after it was admitted? Between catalog open and
+ * close.
+ */
 static bool
 joiner_has_left(const Request *request)
 {
@@ -363,7 +369,10 @@ loan_give(const Request *request)
 				   SPI_OK_UPDATE, args, lengthof(args));
 }
 
-/* Take the loan of one invite back, if there is one. members is locked. Between catalog open and close. */
+/*
+ * Take the loan of one invite back, if there is one. members is locked. Between catalog open and
+ * close.
+ */
 static void
 loan_return(const uint8 *secret_hash)
 {

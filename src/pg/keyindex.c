@@ -32,13 +32,13 @@
 
 #include "storage/fd.h"
 #include "storage/ipc.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
 #include "p2p_stamp.h"
 
 #include "changelog.h"
 #include "groupnote.h"
+#include "hashtable.h"
 #include "keyindex.h"
 #include "logpass.h"
 
@@ -149,14 +149,10 @@ keys_free(keys_hash *type, void *pointer)
 void
 rp_keyindex_init(RpNode *node)
 {
-	HASHCTL		ctl = {0};
-
 	our_node = node;
 	keys = keys_create(TopMemoryContext, 1024, NULL);
-	ctl.keysize = sizeof(Oid);
-	ctl.entrysize = sizeof(TruncateEntry);
-	ctl.hcxt = TopMemoryContext;
-	truncates = hash_create("replp2p truncates", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	truncates = rp_hash_make("replp2p truncates", TopMemoryContext, 64, sizeof(Oid),
+							 sizeof(TruncateEntry));
 }
 
 int

@@ -20,7 +20,10 @@ typedef struct RpSlotVersion
 /* Empty index; once per worker. */
 void		rp_keyindex_init(RpNode *node);
 
-/* Remember a delete (or with is_row, the version of a copied row); the greatest version of a key stays. */
+/*
+ * Remember a delete (or with is_row, the version of a copied row); the greatest version of a key
+ * stays.
+ */
 void		rp_keyindex_put(RpKeyHash key, const RpSlotVersion *version, bool is_row);
 /* Remember a truncate of table. */
 void		rp_keyindex_put_truncate(Oid table, const RpSlotVersion *version);
@@ -31,7 +34,10 @@ void		rp_keyindex_put_truncate(Oid table, const RpSlotVersion *version);
  */
 void		rp_keyindex_delete(RpKeyHash key, const RpSlotVersion *version);
 void		rp_keyindex_truncate(Oid table, const RpSlotVersion *version);
-/* Raises no error: if there is no memory the worker ends, and reads all from the logs at its next start. */
+/*
+ * Raises no error: if there is no memory the worker ends, and reads all from the logs at its next
+ * start.
+ */
 void		rp_keyindex_commit(void);
 void		rp_keyindex_abort(void);
 

@@ -25,8 +25,8 @@
  *
  * Epochs are those of the handlers as they are: when a table's handlers
  * change, all its versions get theirs anew. A new column merge wants deltas,
- * and what was dropped as covered: the sets are built again from the logs,
- * which have lost nothing since (nothing is trimmed while a change is
+ * and what was dropped as covered; one that is gone takes its deltas along: the sets are built again
+ * from the logs, which have lost nothing since (nothing is trimmed while a change is
  * unsettled). To ask for handlers may itself build sets, which moves versions
  * and deps: so each function asks first (table_of), and then looks at sets.
  *
@@ -36,9 +36,9 @@
 
 #include "common/hashfn.h"
 #include "lib/ilist.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "hashtable.h"
 #include "versionset.h"
 
 typedef struct RpKeyTable KeyTable;
@@ -66,7 +66,7 @@ struct RpKeyTable
 	uint64		epochs_of;		/* hash of the handler changes that its epochs are of */
 	uint64	   *merges_of;		/* hashes of the merges that its deltas are of */
 	int			nmerges;
-	uint32		builds_wanted;	/* one more whenever there is a merge of which that is not so */
+	uint32		builds_wanted;	/* one more whenever that is not so */
 	uint32		builds_done;
 };
 
@@ -103,18 +103,12 @@ static int	slot_of(const P2pKeyVersion *version);
 void
 rp_keysets_init(RpNode *node)
 {
-	HASHCTL		ctl = {0};
-
 	our_node = node;
 	set_context = AllocSetContextCreate(TopMemoryContext, "replp2p key sets",
 										ALLOCSET_DEFAULT_SIZES);
-	ctl.keysize = sizeof(RpKeyHash);
-	ctl.entrysize = sizeof(KeyEntry);
-	ctl.hcxt = set_context;
-	entries = hash_create("replp2p key sets", 1024, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	ctl.keysize = sizeof(Oid);
-	ctl.entrysize = sizeof(KeyTable);
-	tables = hash_create("replp2p tracked tables", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	entries = rp_hash_make("replp2p key sets", set_context, 1024, sizeof(RpKeyHash),
+						   sizeof(KeyEntry));
+	tables = rp_hash_make("replp2p tracked tables", set_context, 64, sizeof(Oid), sizeof(KeyTable));
 	rp_version_sets_init(set_context);
 }
 
@@ -265,8 +259,10 @@ rp_keysets_sweep(const P2pVector *stable)
 		{
 			KeyEntry   *entry = dlist_container(KeyEntry, in_table, iter.cur);
 
+			if (entry->touch != TOUCH_NONE)
+				continue;		/* the row is still to be made of all of them */
 			rp_version_set_drop_stable(&entry->versions, stable);
-			if (entry->versions.set.count == 0 && entry->touch == TOUCH_NONE)
+			if (entry->versions.set.count == 0)
 				entry_drop(entry);
 		}
 	}
@@ -422,14 +418,13 @@ merge_hash(const KeyTable *table, int m)
 	return change_hash(&merge->made, merge->kind, merge->attno);
 }
 
-/* Note whether the table has a merge that its sets do not know. */
+/* Note whether the table has a merge that its sets do not know, or they know one that it has no more. */
 static void
 table_merges_follow(KeyTable *table)
 {
 	int			n = table->handlers ? table->handlers->nmerges : 0;
 	int			same = 0;
 	uint64	   *hashes;
-	bool		news = false;
 
 	while (same < Min(n, table->nmerges) && table->merges_of[same] == merge_hash(table, same))
 		same++;
@@ -437,19 +432,12 @@ table_merges_follow(KeyTable *table)
 		return;
 	hashes = MemoryContextAlloc(set_context, sizeof(uint64) * Max(n, 1));
 	for (int i = 0; i < n; i++)
-	{
-		bool		known = false;
-
 		hashes[i] = merge_hash(table, i);
-		for (int k = 0; k < table->nmerges && !known; k++)
-			known = table->merges_of[k] == hashes[i];
-		news |= !known;
-	}
 	if (table->merges_of)
 		pfree(table->merges_of);
 	table->merges_of = hashes;
 	table->nmerges = n;
-	if (news)
+	if (table->handlers)
 		table->builds_wanted++;
 }
 

@@ -28,14 +28,14 @@ typedef struct RpKeyPayload
 /* keyset.c: the sets. Once per worker. */
 void		rp_keysets_init(RpNode *node);
 /*
- * The set of a key of a tracked table, made if there is none: truncates of the table are in it. If the table's
- * column merges are others than when its sets were built, they are built again first.
+ * The set of a key of a tracked table, made if there is none: truncates of the table are in it. If
+ * the table's column merges are others than when its sets were built, they are built again first.
  */
 P2pKeySet  *rp_keyset_of(Oid relid, RpKeyHash key);
 /*
- * Add a version of the transaction that is being applied (deps are copied, payload too). Its epoch is found
- * here, and it is a delta if it has any. Undone by rp_keysets_abort if the transaction fails, kept
- * by rp_keysets_commit. Again the same (dot, step): renewed.
+ * Add a version of the transaction that is being applied (deps are copied, payload too). Its epoch
+ * is found here, and it is a delta if it has any. Undone by rp_keysets_abort if the transaction
+ * fails, kept by rp_keysets_commit. Again the same (dot, step): renewed.
  */
 void		rp_keyset_add(P2pKeySet *set, const P2pKeyVersion *version, const P2pVector *deps,
 						  const RpKeyPayload *payload);
@@ -65,10 +65,10 @@ void		rp_keysets_build(Oid relid, uint64 own_seq);
 /* Have the sets know every local change that capture has read by now. Cheap to repeat. */
 void		rp_keysets_follow_own(void);
 /*
- * Put the row image of a version (an insert or update) into slot (virtual, the table's columns), read from the
- * change log: values in CurrentMemoryContext. What the image does not carry (unchanged TOAST values that were not
- * sent, columns that its origin lacks) is base's, or null without one (base may be NULL, and must live as
- * long as slot). ERROR if the log no longer has it.
+ * Put the row image of a version (an insert or update) into slot (virtual, the table's columns),
+ * read from the change log: values in CurrentMemoryContext. What the image does not carry
+ * (unchanged TOAST values that were not sent, columns that its origin lacks) is base's, or null
+ * without one (base may be NULL, and must live as long as slot). ERROR if the log no longer has it.
  */
 void		rp_keyset_image(RpRelationMap *map, RpKeyHash key, const P2pKeyVersion *version,
 							TupleTableSlot *base, TupleTableSlot *slot);

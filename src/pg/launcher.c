@@ -246,9 +246,7 @@ charge_ended(RpNode *node, RpWorkerKind kind, Charge *charge)
 static void
 charge_start(RpNode *node, RpWorkerKind kind, Charge *charge)
 {
-	BackgroundWorker worker;
 	Oid			connect_to = launcher_find_database(node->dboid);
-	MemoryContext oldcontext;
 	bool		started;
 
 	if (connect_to != node->dboid && kind != RP_WORKER_SWEEP)
@@ -256,21 +254,8 @@ charge_start(RpNode *node, RpWorkerKind kind, Charge *charge)
 		rp_node_sweep_after_commit(node->dboid);
 		return;
 	}
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	worker.bgw_notify_pid = MyProcPid;
-	worker.bgw_main_arg = ObjectIdGetDatum(node->dboid);
-	memcpy(worker.bgw_extra, &connect_to, sizeof(connect_to));
-	snprintf(worker.bgw_type, BGW_MAXLEN, "replp2p %s", rp_worker_name(kind));
-	snprintf(worker.bgw_name, BGW_MAXLEN, "replp2p %s %u", rp_worker_name(kind), node->dboid);
-	strlcpy(worker.bgw_library_name, "replp2p", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, worker_mains[kind], BGW_MAXLEN);
-
-	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
-	started = RegisterDynamicBackgroundWorker(&worker, &charge->handle);
-	MemoryContextSwitchTo(oldcontext);
+	started = rp_worker_start(node->dboid, rp_worker_name(kind), worker_mains[kind], connect_to,
+							  &charge->handle);
 	charge->started_at = GetCurrentTimestamp();
 	if (!started)
 	{

@@ -1,11 +1,21 @@
 /*
  * leave.c
- *	  The end of leave_group: when may this node go?
+ *	  What follows on leave_group: when does this node say that it leaves, and
+ *	  when may it go? p2p_member.c tells why there are two halves.
  *
- * leave_group inserts the leave row into replp2p.membership, an ordinary
- * transaction of this node's stream, and sets the status to leaving. What this
+ * leave_group sets the status to leaving, which is a wish: the node admits
+ * nobody any more, and is a member like any other. It says nothing before
+ *
+ *	  barrier -> capture has passed it -> the captured vector: what this node had
+ *		-> the acks of all admitted members cover that
+ *		-> evictions are over here (evict.c)
+ *
+ * and begins anew with the barrier when membership has changed meanwhile. Then it
+ * inserts the leave row into replp2p.membership, an ordinary
+ * transaction of this node's stream. What this
  * node wrote before that transaction the others must get; what comes after it
- * they ignore, all of them from the same seq on (p2p_follow.h), also those that store it. So the node stays, serving its log, until every other member has
+ * they ignore, all of them from the same seq on (p2p_follow.h), also those that store it.
+ * So the node stays, serving its log, until every other member has
  * said in its signed state that it stores our log up to that transaction:
  *
  *	  barrier -> capture has passed it -> seq of the leave row, from the own log
@@ -28,8 +38,12 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
+#include "access/xact.h"
+#include "utils/snapmgr.h"
+
 #include "barrier.h"
 #include "changelog.h"
+#include "evict.h"
 #include "leave.h"
 #include "settings.h"
 #include "states.h"
@@ -48,9 +62,15 @@ struct RpLeave
 	RpNode	   *node;
 	const RpIdentity *me;
 	XLogRecPtr	barrier;		/* Invalid = not set yet */
+	bool		looked;			/* capture has passed it */
+	P2pVector	had;			/* captured there; of the leave row: what it depends on, or a little more */
+
+	/* before it is said */
+	uint64		generation;		/* of membership, at the barrier */
+
+	/* afterwards */
 	bool		seq_known;
 	uint64		seq;			/* of the leave row's transaction; 0 = everybody has it */
-	P2pVector	deps;			/* what it depends on, or a little more */
 };
 
 /* Where replp2p.membership says what a row is about, in the body at hand. */
@@ -62,6 +82,9 @@ typedef struct LeaveColumns
 	uint32		subject;
 } LeaveColumns;
 
+static bool has_looked(RpLeave *leave);
+static bool all_have_met(RpLeave *leave);
+static bool say(RpLeave *leave);
 static uint64 find_leave_seq(RpNode *node, const RpIdentity *me);
 static uint64 look_between(const RpIdentity *me, RpLogReader *reader, uint64 last_seq);
 static uint64 look_into_batch(const RpIdentity *me, RpLogReader *reader, const P2pBatch *batch);
@@ -80,16 +103,39 @@ rp_leave_make(RpNode *node, const RpIdentity *me)
 	return leave;
 }
 
-/* May this node go? */
-bool
-rp_leave_may_go(RpLeave *leave)
+/* Say that this node leaves, if it may. */
+void
+rp_leave_say(RpLeave *leave)
+{
+	RpNode	   *node = leave->node;
+	uint64		loaded;
+	bool		settled;
+
+	LWLockAcquire(&node->lock, LW_SHARED);
+	loaded = node->loaded_generation;
+	settled = rp_evict_is_settled(node) && pg_atomic_read_u64(&node->wanted_generation) == loaded;
+	LWLockRelease(&node->lock);
+	if (loaded != leave->generation)
+	{
+		leave->generation = loaded;
+		leave->barrier = InvalidXLogRecPtr;
+	}
+	if (has_looked(leave) && settled && all_have_met(leave) && say(leave))
+		leave->barrier = InvalidXLogRecPtr;
+}
+
+/* Has capture passed a barrier, so that it is known what this node had there? */
+static bool
+has_looked(RpLeave *leave)
 {
 	RpNode	   *node = leave->node;
 	XLogRecPtr	captured;
-	int			nmembers;
 
 	if (XLogRecPtrIsInvalid(leave->barrier))
+	{
 		leave->barrier = rp_barrier_insert();
+		leave->looked = false;
+	}
 	SpinLockAcquire(&node->vector_lock);
 	captured = node->captured_lsn;
 	SpinLockRelease(&node->vector_lock);
@@ -98,11 +144,80 @@ rp_leave_may_go(RpLeave *leave)
 		rp_worker_wake(node, RP_WORKER_CAPTURE);
 		return false;
 	}
-	if (!leave->seq_known)
+	if (!leave->looked)
 	{
-		rp_vector_captured(node, &leave->deps);
-		leave->seq = find_leave_seq(node, leave->me);
+		rp_vector_captured(node, &leave->had);
+		ereport(LOG,
+				(errmsg("this node is leaving its replp2p group: all others have to have what it has now")));
 	}
+	leave->looked = true;
+	return true;
+}
+
+/* Have all other members applied what this node had? */
+static bool
+all_have_met(RpLeave *leave)
+{
+	RpNode	   *node = leave->node;
+	int			nmembers;
+
+	LWLockAcquire(&node->lock, LW_SHARED);
+	nmembers = node->nmembers;
+	LWLockRelease(&node->lock);
+	for (int slot = RP_SELF + 1; slot < nmembers; slot++)
+	{
+		uint8		memory[P2P_STATE_MAX_SIZE];
+		P2pNodeState state;
+		bool		counts;
+
+		LWLockAcquire(&node->lock, LW_SHARED);
+		counts = node->members[slot].status == RP_MEMBER_ADMITTED;
+		LWLockRelease(&node->lock);
+		if (counts && (!rp_state_read(node, slot, memory, &state) ||
+					   !p2p_member_has_met(&state.ack, &leave->had)))
+			return false;
+	}
+	return true;
+}
+
+/* Write the leave row; false: a user's transaction that changes membership is in the way. */
+static bool
+say(RpLeave *leave)
+{
+	const RpMember *self = &leave->node->members[RP_SELF];
+	RpMembershipRow row;
+	bool		is_free;
+
+	memset(&row, 0, sizeof(row));
+	row.change = RP_MEMBERSHIP_LEAVE;
+	row.subject = leave->me->self;
+	LWLockAcquire(&leave->node->lock, LW_SHARED);
+	strlcpy(row.name, self->name, sizeof(row.name));
+	strlcpy(row.dsn, self->dsn, sizeof(row.dsn));
+	memcpy(row.public_key, self->public_key, sizeof(row.public_key));
+	LWLockRelease(&leave->node->lock);
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	is_free = rp_membership_is_free();
+	if (is_free)
+		rp_membership_add(leave->node, leave->me, &row);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	return is_free;
+}
+
+/* May this node go? */
+bool
+rp_leave_may_go(RpLeave *leave)
+{
+	RpNode	   *node = leave->node;
+	int			nmembers;
+
+	if (!has_looked(leave))
+		return false;
+	if (!leave->seq_known)
+		leave->seq = find_leave_seq(node, leave->me);
 	leave->seq_known = true;
 
 	LWLockAcquire(&node->lock, LW_SHARED);
@@ -120,7 +235,7 @@ rp_leave_may_go(RpLeave *leave)
 		if (counts && (!rp_state_read(node, slot, memory, &state) ||
 					   state.phase == P2P_PHASE_JOINING ||
 					   !p2p_member_has_leave(&state.stored, &leave->me->self, leave->seq,
-											 &leave->deps)))
+											 &leave->had)))
 			return false;
 	}
 	return true;

@@ -383,7 +383,10 @@ rp_pass_keys(const RpPassItem *item, const Bitmapset *also, RpPassKeys *keys)
 	return true;
 }
 
-/* The values with all but those of the key and of also left out; one that is unchanged is taken from instead. */
+/*
+ * The values with all but those of the key and of also left out; one that is unchanged is taken
+ * from instead.
+ */
 static const P2pValue *
 values_wanted(RpPassTable *table, const P2pValue *values, const P2pValue *instead,
 			  const Bitmapset *also)

@@ -101,7 +101,7 @@ status_of_name(const char *name)
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("unknown node status \"%s\" in replp2p.local_node", name),
-			 errhint("Only the extension may write its tables; restore the row, or or leave by "
+			 errhint("Only the extension may write its tables; restore the row, or leave by "
 					 "replp2p.leave_group(force => true) and join again.")));
 	return RP_NODE_NONE;		/* keep compiler quiet */
 }
@@ -263,7 +263,7 @@ members_read(LoadedNode *loaded)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("slot %d in replp2p.members is out of range", slot),
-					 errhint("Only the extension may write its tables; restore the row, or or "
+					 errhint("Only the extension may write its tables; restore the row, or "
 							 "leave by replp2p.leave_group(force => true) and join again.")));
 		member = &loaded->members[slot];
 		rp_column_bytes(row, 2, &member->origin.id, P2P_ID_SIZE);
@@ -285,7 +285,7 @@ members_read(LoadedNode *loaded)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("slot 0 of replp2p.members is not this node"),
-				 errhint("Only the extension may write its tables; restore the row, or or "
+				 errhint("Only the extension may write its tables; restore the row, or "
 						 "leave by replp2p.leave_group(force => true) and join again.")));
 	/* look-ups of origins use the catalog, so SPI's result is done with before */
 	for (int slot = RP_SELF; slot < loaded->nmembers; slot++)
@@ -402,6 +402,28 @@ rp_members_load(RpNode *node)
 		node_mark_gone(node, generation);
 	ConditionVariableBroadcast(&node->status_cv);
 	return there;
+}
+
+void
+rp_member_insert(int slot, const P2pOrigin *origin, const char *name, const char *dsn,
+				 const uint8 *public_key)
+{
+	char		origin_name[RP_ORIGIN_NAME_SIZE];
+	RpArg		args[] = {
+		rp_arg_int4(slot),
+		rp_arg_bytes(&origin->id, P2P_ID_SIZE),
+		rp_arg_int4((int32) origin->epoch),
+		rp_arg_name(name),
+		rp_arg_text(dsn),
+		rp_arg_bytes(public_key, P2P_PUBLIC_KEY_SIZE),
+	};
+
+	rp_catalog_run("INSERT INTO replp2p.members (slot, node_id, epoch, node_name, dsn, public_key, status)"
+				   " VALUES ($1, $2, $3, $4, $5, $6, 'admitted')",
+				   SPI_OK_INSERT, args, lengthof(args));
+	rp_origin_name(MyDatabaseId, origin, origin_name, sizeof(origin_name));
+	if (replorigin_by_name(origin_name, true) == InvalidRepOriginId)
+		(void) replorigin_create(origin_name);
 }
 
 /* Delete all that says that this database is a node. Between catalog open and close. */

@@ -21,7 +21,10 @@ typedef struct RpIdentity
 	uint8		secret_key[P2P_SECRET_KEY_SIZE];
 } RpIdentity;
 
-/* Make a fresh key pair for identity->group, set by the caller, and write it (0600, fsynced); ERROR if one is there. */
+/*
+ * Make a fresh key pair for identity->group, set by the caller, and write it (0600, fsynced); ERROR
+ * if one is there.
+ */
 void		rp_identity_create(Oid dboid, RpIdentity *identity);
 /* Read it; ERROR if it is missing, readable by others or not of this cluster and database. */
 void		rp_identity_read(Oid dboid, RpIdentity *identity);
@@ -59,6 +62,11 @@ typedef struct RpMembershipRow
  * inside. node may be NULL: not claimed yet.
  */
 void		rp_membership_add(RpNode *node, const RpIdentity *identity, RpMembershipRow *row);
+
+/* Could this node do that at once, without waiting for a user's transaction? In a transaction. */
+bool		rp_membership_is_free(void);
+/* Has this node said that it leaves? In a transaction. */
+bool		rp_membership_has_left(void);
 /*
  * Verify a row that apply or a join has just stored, and carry it out here:
  * admit takes the next slot and creates the replication origin, leave marks
@@ -78,6 +86,9 @@ void		rp_membership_row_read(struct TupleTableSlot *slot, RpMembershipRow *row);
  * Returns false if the database has no node (extension dropped or no row).
  */
 bool		rp_members_load(RpNode *node);
+/* Insert an admitted member, and make its replication origin. Between catalog open and close. */
+void		rp_member_insert(int slot, const P2pOrigin *origin, const char *name, const char *dsn,
+							 const uint8 *public_key);
 /* ERROR if a row of local_node with these belongs to a database that this one is a copy of. */
 void		rp_node_copy_refuse(int64 system_identifier, Oid database);
 /* Have the node's workers reload after this transaction's commit. node may be NULL: not claimed yet. */

@@ -40,7 +40,6 @@
 #include "access/xact.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
-#include "replication/origin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 
@@ -50,6 +49,7 @@
 #include "catalog.h"
 #include "identity.h"
 #include "members.h"
+#include "published.h"
 #include "settings.h"
 
 #define MEMBERSHIP_TAG "replp2p membership 1"
@@ -242,7 +242,6 @@ static void
 member_admit(const Here *here, const RpMembershipRow *row)
 {
 	uint8		known_key[P2P_PUBLIC_KEY_SIZE];
-	char		origin_name[RP_ORIGIN_NAME_SIZE];
 
 	LockRelationOid(rp_catalog_table("members"), ShareRowExclusiveLock);
 	if (member_key(&row->subject, known_key))
@@ -251,26 +250,10 @@ member_admit(const Here *here, const RpMembershipRow *row)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("slot 0 of replp2p.members is missing"),
-				 errhint("Only the extension may write its tables; restore the row, or or "
+				 errhint("Only the extension may write its tables; restore the row, or "
 						 "leave by replp2p.leave_group(force => true) and join again.")));
 	name_warn(row);
-	{
-		RpArg		args[] = {
-			rp_arg_int4(slot_next(row)),
-			rp_arg_bytes(&row->subject.id, P2P_ID_SIZE),
-			rp_arg_int4((int32) row->subject.epoch),
-			rp_arg_name(row->name),
-			rp_arg_text(row->dsn),
-			rp_arg_bytes(row->public_key, P2P_PUBLIC_KEY_SIZE),
-		};
-
-		rp_catalog_run("INSERT INTO replp2p.members (slot, node_id, epoch, node_name, dsn, public_key, status)"
-					   " VALUES ($1, $2, $3, $4, $5, $6, 'admitted')",
-					   SPI_OK_INSERT, args, lengthof(args));
-	}
-	rp_origin_name(MyDatabaseId, &row->subject, origin_name, sizeof(origin_name));
-	if (replorigin_by_name(origin_name, true) == InvalidRepOriginId)
-		(void) replorigin_create(origin_name);
+	rp_member_insert(slot_next(row), &row->subject, row->name, row->dsn, row->public_key);
 }
 
 /* Mark a member as evicted: by a member, or this node itself. Between catalog open and close. */
@@ -388,7 +371,7 @@ rp_membership_add(RpNode *node, const RpIdentity *identity, RpMembershipRow *row
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("there is no row in replp2p.local_node"),
-				 errhint("Only the extension may write its tables; restore the row, or or "
+				 errhint("Only the extension may write its tables; restore the row, or "
 						 "leave by replp2p.leave_group(force => true) and join again.")));
 	row->serial = DatumGetInt64(rp_column(0, 1));
 	p2p_sign(MEMBERSHIP_TAG, message, row_message(&identity->group, row, message),
@@ -399,33 +382,36 @@ rp_membership_add(RpNode *node, const RpIdentity *identity, RpMembershipRow *row
 	rp_members_changed(node);
 }
 
-/* Return a column of a row of membership; ERROR if it is NULL. */
-static Datum
-slot_column(TupleTableSlot *slot, int column)
+/*
+ * May this node add to the membership log at once? A user may have called
+ * evict_node() in a transaction that stays open; gossip must not wait for that.
+ */
+bool
+rp_membership_is_free(void)
 {
-	bool		isnull;
-	Datum		value = slot_getattr(slot, column, &isnull);
+	RpCatalog	catalog;
+	bool		is_free;
 
-	if (isnull)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("a membership row has a NULL in column %d", column),
-				 errhint("A member has published what it may not publish.")));
-	return value;
+	rp_catalog_open(&catalog);
+	is_free = rp_catalog_run("SELECT FROM replp2p.local_node FOR UPDATE SKIP LOCKED",
+							 SPI_OK_SELECT, NULL, 0) > 0;
+	rp_catalog_close(&catalog);
+	return is_free;
 }
 
-/* Copy a bytea column of exactly length bytes. */
-static void
-slot_bytes(TupleTableSlot *slot, int column, void *out, size_t length)
+/* Has this node said that it leaves? */
+bool
+rp_membership_has_left(void)
 {
-	bytea	   *value = DatumGetByteaPP(slot_column(slot, column));
+	RpCatalog	catalog;
+	bool		has_left;
 
-	if (VARSIZE_ANY_EXHDR(value) != length)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("a membership row has a value of wrong length in column %d", column),
-				 errhint("A member has published what it may not publish.")));
-	memcpy(out, VARDATA_ANY(value), length);
+	rp_catalog_open(&catalog);
+	has_left = rp_catalog_run("SELECT FROM replp2p.membership JOIN replp2p.local_node"
+							  " ON subject_id = node_id AND subject_epoch = epoch"
+							  " WHERE change = 'l' LIMIT 1", SPI_OK_SELECT, NULL, 0) > 0;
+	rp_catalog_close(&catalog);
+	return has_left;
 }
 
 /* Read a row from a slot of replp2p.membership; ERROR if malformed. */
@@ -440,21 +426,21 @@ rp_membership_row_read(struct TupleTableSlot *slot, RpMembershipRow *row)
 				 errmsg("table replp2p.membership has not the columns that it was made with"),
 				 errhint("Only the extension may change its tables.")));
 	memset(row, 0, sizeof(*row));
-	slot_bytes(slot, COLUMN_AUTHOR_ID, &row->author.id, P2P_ID_SIZE);
-	row->author.epoch = (uint32) DatumGetInt32(slot_column(slot, COLUMN_AUTHOR_EPOCH));
-	row->serial = DatumGetInt64(slot_column(slot, COLUMN_SERIAL));
-	row->change = (RpMembershipChange) DatumGetChar(slot_column(slot, COLUMN_CHANGE));
-	slot_bytes(slot, COLUMN_SUBJECT_ID, &row->subject.id, P2P_ID_SIZE);
-	row->subject.epoch = (uint32) DatumGetInt32(slot_column(slot, COLUMN_SUBJECT_EPOCH));
-	strlcpy(row->name, NameStr(*DatumGetName(slot_column(slot, COLUMN_NAME))), sizeof(row->name));
-	dsn = TextDatumGetCString(slot_column(slot, COLUMN_DSN));
+	rp_published_bytes(slot, COLUMN_AUTHOR_ID, &row->author.id, P2P_ID_SIZE);
+	row->author.epoch = (uint32) DatumGetInt32(rp_published_column(slot, COLUMN_AUTHOR_EPOCH));
+	row->serial = DatumGetInt64(rp_published_column(slot, COLUMN_SERIAL));
+	row->change = (RpMembershipChange) DatumGetChar(rp_published_column(slot, COLUMN_CHANGE));
+	rp_published_bytes(slot, COLUMN_SUBJECT_ID, &row->subject.id, P2P_ID_SIZE);
+	row->subject.epoch = (uint32) DatumGetInt32(rp_published_column(slot, COLUMN_SUBJECT_EPOCH));
+	strlcpy(row->name, NameStr(*DatumGetName(rp_published_column(slot, COLUMN_NAME))), sizeof(row->name));
+	dsn = TextDatumGetCString(rp_published_column(slot, COLUMN_DSN));
 	if (strlcpy(row->dsn, dsn, sizeof(row->dsn)) >= sizeof(row->dsn))
 		row_refuse(row, "Its dsn is too long.");
 	pfree(dsn);
-	slot_bytes(slot, COLUMN_PUBLIC_KEY, row->public_key, P2P_PUBLIC_KEY_SIZE);
-	row->made_at = DatumGetTimestampTz(slot_column(slot, COLUMN_MADE_AT));
-	row->frozen_seq = DatumGetInt64(slot_column(slot, COLUMN_FROZEN_SEQ));
-	slot_bytes(slot, COLUMN_SIGNATURE, row->signature, P2P_SIGNATURE_SIZE);
+	rp_published_bytes(slot, COLUMN_PUBLIC_KEY, row->public_key, P2P_PUBLIC_KEY_SIZE);
+	row->made_at = DatumGetTimestampTz(rp_published_column(slot, COLUMN_MADE_AT));
+	row->frozen_seq = DatumGetInt64(rp_published_column(slot, COLUMN_FROZEN_SEQ));
+	rp_published_bytes(slot, COLUMN_SIGNATURE, row->signature, P2P_SIGNATURE_SIZE);
 }
 
 /* Read all stored rows, in the order of each author. Between catalog open and close. */

@@ -184,11 +184,13 @@ counter_merge(RpTrackedKey *t, AttrNumber attno)
 				if (!image->isnull[a])
 					sum = value_to_numeric(t->open, attno, image->values[a]);
 			}
+			/* the newcomer is where counting restarts */
 			for (uint32 i = 0; i < view.count; i++)
 			{
-				if (p2p_keyset_counts(&view, &view.versions[i]))
-					sum = DirectFunctionCall2(numeric_add, sum,
-											  number_from_text(delta_of(&view.versions[i], attno)));
+				const char *delta = delta_of(&view.versions[i], attno);
+
+				if (delta && p2p_keyversion_compare(&view.versions[i], newcomer) > 0)
+					sum = DirectFunctionCall2(numeric_add, sum, number_from_text(delta));
 			}
 		}
 		t->row->values[a] = numeric_to_value(t->open, attno, sum);
@@ -230,16 +232,26 @@ rp_merge_displaced(RpTrackedKey *t, const RpImage *displaced, const P2pVersion *
 	}
 }
 
-/* The set as one counter sees it: is_delta is what it is for this column. */
+/*
+ * The set as one counter sees it: is_delta is what it is for this column. If there has never been another
+ * counter it is that already, and nothing is copied.
+ */
 static P2pKeySet
 view_of_column(RpTrackedKey *t, AttrNumber attno)
 {
 	P2pKeySet	view = *t->set;
+	bool		others = false;
 
+	for (int m = 0; m < t->handlers->nmerges; m++)
+		others |= t->handlers->merges[m].kind == RP_MERGE_COUNTER &&
+			t->handlers->merges[m].attno != attno;
+	if (!others)
+		return view;
 	view.versions = palloc_array(P2pKeyVersion, Max(view.count, 1));
 	memcpy(view.versions, t->set->versions, sizeof(P2pKeyVersion) * view.count);
 	for (uint32 i = 0; i < view.count; i++)
 		view.versions[i].is_delta = delta_of(&view.versions[i], attno) != NULL;
+	p2p_keyset_recount(&view);
 	return view;
 }
 

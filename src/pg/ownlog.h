@@ -20,7 +20,10 @@ void		rp_foreign_log_index_some(RpNode *node, int slot, uint64 seq, const uint64
 
 /* Follow the own log from after_seq on. */
 void		rp_own_log_start(RpNode *node, uint64 after_seq);
-/* Index the own log up to limit_seq; cheap to repeat. What was trimmed meanwhile is stable, and left out. */
+/*
+ * Index the own log up to limit_seq; cheap to repeat. What was trimmed meanwhile is stable, and
+ * left out.
+ */
 void		rp_own_log_follow(uint64 limit_seq);
 /* Index what capture has read by now. */
 void		rp_own_log_follow_captured(void);

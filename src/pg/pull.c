@@ -229,6 +229,7 @@ publish(RpPull *pull, int slot)
 	SpinLockAcquire(&pull->node->vector_lock);
 	member->stored_seq = log->cursor.seq;
 	member->written_seq = log->cursor.seq;
+	member->written_parts = log->cursor.parts;
 	member->stored_stamp = log->stamp;
 	/* Trimming moves it on in shared memory only. */
 	member->oldest_seq = Max(member->oldest_seq, log->oldest_seq);
@@ -703,6 +704,7 @@ show_written(RpPull *pull)
 		rp_log_write(log->writer);
 		SpinLockAcquire(&pull->node->vector_lock);
 		pull->node->members[slot].written_seq = log->cursor.seq;
+		pull->node->members[slot].written_parts = log->cursor.parts;
 		SpinLockRelease(&pull->node->vector_lock);
 		any = true;
 	}

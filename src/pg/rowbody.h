@@ -20,8 +20,8 @@ bytea	   *rp_rowbody_encode(RpOpenRelation *open, TupleTableSlot *row, bool key_
  */
 void		rp_rowbody_decode(RpOpenRelation *open, bytea *bytes, TupleTableSlot *slot);
 /*
- * Order two rows with different keys by their keys, the same on every node: < 0 or > 0. It is no order that
- * the key's types know.
+ * Order two rows with different keys by their keys, the same on every node: < 0 or > 0. It is no
+ * order that the key's types know.
  */
 int			rp_rowbody_key_compare(RpOpenRelation *open, TupleTableSlot *a, TupleTableSlot *b);
 

@@ -140,8 +140,11 @@ void
 rp_row_end(RpRow *row)
 {
 	if (row->n != row->result->setDesc->natts)
-		elog(ERROR, "row has %d columns, its function declares %d",
-			 row->n, row->result->setDesc->natts);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a function of replp2p has %d columns, but is declared with %d",
+						row->n, row->result->setDesc->natts),
+				 errhint("Library and extension are not of one version: see ALTER EXTENSION replp2p UPDATE.")));
 	tuplestore_putvalues(row->result->setResult, row->result->setDesc,
 						 row->values, row->nulls);
 	row->n = 0;

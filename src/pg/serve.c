@@ -33,6 +33,7 @@
 #include "utils/timestamp.h"
 
 #include "changelog.h"
+#include "crashpoint.h"
 #include "exchange.h"
 #include "monotonic.h"
 #include "pollers.h"
@@ -334,6 +335,8 @@ read_one(RpNode *node, ServedWant *want, StringInfo reply)
 
 	if (want->stored_seq <= want->want->after_seq)
 		return P2P_END;
+	if (want->want->parts > 0)
+		RP_CRASH_POINT("serve_further_parts");
 	if (!stand_at(want))
 		return P2P_REFUSED;
 	log->placed = false;		/* also if reading raises an ERROR */

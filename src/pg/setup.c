@@ -17,7 +17,6 @@
 #include "access/xlog.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "replication/origin.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/timestamp.h"
@@ -196,28 +195,6 @@ rp_setup_begin(void)
 	rp_at_commit_start_node();
 }
 
-/* Insert the row of members for this node itself, and make its replication origin. */
-static void
-self_insert(const RpNewNode *node)
-{
-	const RpIdentity *me = node->identity;
-	char		origin_name[RP_ORIGIN_NAME_SIZE];
-	RpArg		args[] = {
-		rp_arg_bytes(&me->self.id, P2P_ID_SIZE),
-		rp_arg_int4((int32) me->self.epoch),
-		rp_arg_name(node->name),
-		rp_arg_text(node->dsn),
-		rp_arg_bytes(me->public_key, P2P_PUBLIC_KEY_SIZE),
-	};
-
-	rp_catalog_run("INSERT INTO replp2p.members (slot, node_id, epoch, node_name, dsn, public_key, status)"
-				   " VALUES (0, $1, $2, $3, $4, $5, 'admitted')",
-				   SPI_OK_INSERT, args, lengthof(args));
-	rp_origin_name(MyDatabaseId, &me->self, origin_name, sizeof(origin_name));
-	if (replorigin_by_name(origin_name, true) == InvalidRepOriginId)
-		(void) replorigin_create(origin_name);
-}
-
 /* Insert the rows of a new node and write its key file. */
 void
 rp_setup_insert(const RpNewNode *node)
@@ -254,7 +231,7 @@ rp_setup_insert(const RpNewNode *node)
 					   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
 					   SPI_OK_INSERT, args, lengthof(args));
 	}
-	self_insert(node);
+	rp_member_insert(RP_SELF, &me->self, node->name, node->dsn, me->public_key);
 	rp_catalog_close(&catalog);
 
 	rp_identity_write(MyDatabaseId, me);

@@ -119,6 +119,7 @@ typedef struct RpMember
 	/* Lock: vector_lock. */
 	uint64		stored_seq;		/* durable in the log here; writer: capture (self), gossip */
 	uint64		written_seq;	/* verified and in the log's file; apply may begin with it; writer: gossip */
+	uint32		written_parts;	/* and so many parts of the transaction behind it; writer: gossip */
 	uint64		oldest_seq;		/* first seq still in the log; 0 = log empty; writer: as above, gossip on trim */
 	uint64		captured_seq;	/* as capture read it from the WAL; self: its own seq; writer: capture */
 	uint64		applied_seq;	/* visible here; self: = captured_seq; writer: apply, capture for self */

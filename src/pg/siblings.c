@@ -28,13 +28,13 @@
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
 #include "displaced.h"
+#include "hashtable.h"
 #include "rowbody.h"
 #include "settings.h"
 #include "tracked.h"
@@ -133,10 +133,16 @@ void
 rp_siblings_show(RpTrackedKey *t)
 {
 	Oid			relid = t->open->map->relid;
-	bool		wanted = lines_are_wanted(t);
 	Contest		contest = {.t = t};
+	bool		wanted;
 	ContestedKey name = {t->hash, relid};
 
+	if (t->moved)
+	{
+		rp_keyset_touch(relid, t->hash);	/* tracked_follow.c does it */
+		return;
+	}
+	wanted = lines_are_wanted(t);
 	if (!rp_siblings_may_be(relid, t->hash) && (!wanted || t->nstanding < 2))
 		return;
 	if (t->winner && t->winner->op != P2P_OP_DELETE && t->row == NULL && wanted)
@@ -184,6 +190,11 @@ lines_are_wanted(RpTrackedKey *t)
 static void
 lines_read(Contest *contest)
 {
+	static RpStatement select = {
+		"SELECT node_id, epoch, seq, stamp, is_winner, kind <> 'delete'"
+		" FROM replp2p.sibling_rows WHERE relation = $1 AND key_hash = $2",
+		SPI_OK_SELECT
+	};
 	MemoryContext context = CurrentMemoryContext;
 	RpCatalog	catalog;
 	RpArg		args[2];
@@ -192,9 +203,7 @@ lines_read(Contest *contest)
 		return;
 	rp_catalog_open(&catalog);
 	key_args(args, contest->t->open->map->relid, contest->t->hash);
-	contest->nlines = rp_catalog_run("SELECT node_id, epoch, seq, stamp, is_winner, kind <> 'delete'"
-									 " FROM replp2p.sibling_rows WHERE relation = $1 AND key_hash = $2",
-									 SPI_OK_SELECT, args, lengthof(args));
+	contest->nlines = rp_statement_run(&select, args, lengthof(args));
 	contest->lines = MemoryContextAllocZero(context, sizeof(Line) * Max(contest->nlines, 1));
 	for (uint64 i = 0; i < contest->nlines; i++)
 	{
@@ -210,7 +219,10 @@ lines_read(Contest *contest)
 	rp_catalog_close(&catalog);
 }
 
-/* Is a line's version not covered by any that the set knows? If it is in the set itself, does it stand there? */
+/*
+ * Is a line's version not covered by any that the set knows? If it is in the set itself, does it
+ * stand there?
+ */
 static bool
 line_stays(RpTrackedKey *t, const Line *line)
 {
@@ -275,6 +287,16 @@ choice_is_left(Contest *contest)
 static void
 lines_write(Contest *contest)
 {
+	static RpStatement delete = {
+		"DELETE FROM replp2p.sibling_rows WHERE relation = $1 AND key_hash = $2"
+		" AND node_id = $3 AND epoch = $4 AND seq = $5",
+		SPI_OK_DELETE
+	};
+	static RpStatement update = {
+		"UPDATE replp2p.sibling_rows SET is_winner = $6 WHERE relation = $1"
+		" AND key_hash = $2 AND node_id = $3 AND epoch = $4 AND seq = $5",
+		SPI_OK_UPDATE
+	};
 	RpCatalog	catalog;
 	RpArg		args[6];
 
@@ -288,12 +310,9 @@ lines_write(Contest *contest)
 		dot_args(&args[2], &line->version.dot);
 		args[5] = rp_arg_bool(wins);
 		if (!line->stays)
-			rp_catalog_run("DELETE FROM replp2p.sibling_rows WHERE relation = $1 AND key_hash = $2"
-						   " AND node_id = $3 AND epoch = $4 AND seq = $5", SPI_OK_DELETE, args, 5);
+			rp_statement_run(&delete, args, 5);
 		else if (line->is_winner != wins)
-			rp_catalog_run("UPDATE replp2p.sibling_rows SET is_winner = $6 WHERE relation = $1"
-						   " AND key_hash = $2 AND node_id = $3 AND epoch = $4 AND seq = $5",
-						   SPI_OK_UPDATE, args, 6);
+			rp_statement_run(&update, args, 6);
 	}
 	rp_catalog_close(&catalog);
 	for (uint32 i = 0; i < contest->nadded; i++)
@@ -304,6 +323,12 @@ lines_write(Contest *contest)
 static void
 line_insert(Contest *contest, const P2pKeyVersion *version)
 {
+	static RpStatement insert = {
+		"INSERT INTO replp2p.sibling_rows (relation, key_hash, node_id, epoch, seq, stamp,"
+		" key, key_image, row_data, is_winner, kind)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+		SPI_OK_INSERT
+	};
 	RpTrackedKey *t = contest->t;
 	const RpImage *image = NULL;
 	bytea	   *key_image = rp_rowbody_encode(t->open, t->key, true);
@@ -325,10 +350,7 @@ line_insert(Contest *contest, const P2pKeyVersion *version)
 	args[8] = (RpArg) {JSONBOID, row, image == NULL};
 	args[9] = rp_arg_bool(dot_equal(&version->version.dot, &contest->winner.dot));
 	args[10] = rp_arg_text(rp_op_name(version->op));
-	rp_catalog_run("INSERT INTO replp2p.sibling_rows (relation, key_hash, node_id, epoch, seq, stamp,"
-				   " key, key_image, row_data, is_winner, kind)"
-				   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-				   SPI_OK_INSERT, args, lengthof(args));
+	rp_statement_run(&insert, args, lengthof(args));
 	rp_catalog_close(&catalog);
 }
 
@@ -370,14 +392,10 @@ rp_siblings_forget_table(Oid relid)
 static void
 contested_reset(void)
 {
-	HASHCTL		ctl = {0};
-
 	if (contested)
 		hash_destroy(contested);
-	ctl.keysize = sizeof(ContestedKey);
-	ctl.entrysize = sizeof(ContestedKey);
-	ctl.hcxt = TopMemoryContext;
-	contested = hash_create("replp2p contested keys", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	contested = rp_hash_make("replp2p contested keys", TopMemoryContext, 64, sizeof(ContestedKey),
+							 sizeof(ContestedKey));
 }
 
 /* The tables that have lines; those of dropped ones are removed. In CurrentMemoryContext. */
@@ -405,7 +423,10 @@ tables_read(void)
 	return tables;
 }
 
-/* Note the keys of a table that have lines; their hashes may be those of the node that they were copied from. */
+/*
+ * Note the keys of a table that have lines; their hashes may be those of the node that they were
+ * copied from.
+ */
 static void
 table_load(Oid relid)
 {

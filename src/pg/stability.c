@@ -209,7 +209,10 @@ rp_stability_trim(RpStability *stability)
 	stability->trim_due_us = rp_monotonic_us() + TRIM_INTERVAL_US;
 }
 
-/* Copy the stable seqs, as far as they may be forgotten; also whether every row that a join copied is stable. */
+/*
+ * Copy the stable seqs, as far as they may be forgotten; also whether every row that a join copied
+ * is stable.
+ */
 static void
 copy_stable(RpNode *node, StableSeqs *stable)
 {

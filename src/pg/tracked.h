@@ -37,26 +37,36 @@ typedef struct RpTrackedKey
 	int64		newcomer;		/* index in set of the version being applied; -1: none */
 	bool		hands_off;		/* the row is right; only who stands is asked */
 	bool		held;			/* there is no row, and nobody else can insert one before our commit */
-	uint32		judged;			/* versions in the set when it was judged last */
 	RpImage   **images;			/* by index in set; filled by rp_tracked_image */
 
 	/* rp_tracked_settle: what the set comes to */
 	const P2pKeyVersion *winner;	/* NULL: the set is empty */
 	const P2pKeyVersion **standing; /* ascending */
 	uint32		nstanding;
+	bool		newcomer_wins;
+	bool		moved;			/* storing has had the own log followed: winner and standing are not to be looked at */
 	RpImage    *row;			/* that must be here; NULL: none */
 	bool		merged;			/* made of more than the winner */
 	bool		rewrite;		/* to be written even if it is here: see apply_tracked.c */
 	char	   *message;		/* f's own error: the winner stands; NULL: none */
 } RpTrackedKey;
 
-/* apply_tracked.c: the row image of a version of the set that is no delete; read from the log but once. */
+/*
+ * apply_tracked.c: the row image of a version of the set that is no delete; read from the log but
+ * once.
+ */
 RpImage    *rp_tracked_image(RpTrackedKey *t, const P2pKeyVersion *version);
 /* Find, lock, and know every version of the key by now. t: node, open, key and hash are set. */
 void		rp_tracked_look(RpApplyTransaction *txn, RpTrackedKey *t);
-/* Judge the set and have what it comes to stand here; false: somebody inserted the key meanwhile, look again. */
+/*
+ * Judge the set and have what it comes to stand here; false: somebody inserted the key meanwhile,
+ * look again.
+ */
 bool		rp_tracked_settle(RpApplyTransaction *txn, RpTrackedKey *t);
-/* tracked_follow.c: the key's values, read from a version of the set that stored a row; false: there is none. */
+/*
+ * tracked_follow.c: the key's values, read from a version of the set that stored a row; false:
+ * there is none.
+ */
 bool		rp_tracked_key_values(RpTrackedKey *t, TupleTableSlot *key);
 /* A copy in CurrentMemoryContext of a slot's columns; of an image (values themselves are shared). */
 RpImage    *rp_image_of_slot(TupleTableSlot *slot);
@@ -69,8 +79,9 @@ bool		rp_tracked_is_stable(RpNode *node, const P2pKeyVersion *version);
 const char *rp_op_name(P2pOp op);
 
 /*
- * merge_function.c: fold the handler's function over the standing versions. true: *result is what came out (NULL: no
- * row); false: f raised an error of its own, *message is its text. Whatever else goes wrong is an ERROR.
+ * merge_function.c: fold the handler's function over the standing versions. true: *result is what
+ * came out (NULL: no row); false: f raised an error of its own, *message is its text. Whatever else
+ * goes wrong is an ERROR.
  */
 bool		rp_merge_function_fold(RpTrackedKey *t, const RpHandlerChange *handler,
 								   RpImage **result, char **message);

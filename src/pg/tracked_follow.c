@@ -147,8 +147,9 @@ key_follow(RpApplyTransaction *txn, Oid relid, RpKeyHash hash)
 
 /*
  * Fold the row again if a client's own row stands where several versions should, or where a displaced
- * one has counted; show what is left of its siblings. A row that is not there is nothing to be made again: apply holds a key without a
- * row until its commit, so whoever writes it later has seen, and covers, what was judged.
+ * one has counted; show what is left of its siblings. A row that is not there is nothing to be made
+ * again: apply holds a key without a row until its commit, so whoever writes it later has seen, and
+ * covers, what was judged.
  */
 static void
 row_follow(RpApplyTransaction *txn, RpTrackedKey *t)

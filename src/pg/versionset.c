@@ -28,7 +28,6 @@ static MemoryContext set_context;
 static RpSharedDeps *last_deps[RP_MAX_MEMBERS];
 static RpKeyPayload plain_payloads[RP_MAX_MEMBERS]; /* of versions without deltas */
 
-static P2pKeyVersion *set_find(P2pKeySet *set, const P2pKeyVersion *version);
 static void set_make_room(P2pKeySet *set, Oid relid);
 static void set_warn(uint32 count, Oid relid);
 static void version_release(P2pKeyVersion *version);
@@ -61,7 +60,7 @@ rp_version_set_put(RpVersionSet *in, const P2pKeyVersion *version, RpSharedDeps 
 				   const RpKeyPayload *payload, Oid relid)
 {
 	P2pKeySet  *set = &in->set;
-	P2pKeyVersion *have = set_find(set, version);
+	P2pKeyVersion *have = p2p_keyset_find(set, version);
 	P2pKeyVersion new = *version;
 
 	if (have == NULL && set->count == set->capacity)
@@ -75,25 +74,12 @@ rp_version_set_put(RpVersionSet *in, const P2pKeyVersion *version, RpSharedDeps 
 	if (have)
 	{
 		version_release(have);
+		set->restarts += have->is_delta && !new.is_delta;
+		set->restarts -= !have->is_delta && new.is_delta;
 		*have = new;
 	}
 	else if (!p2p_keyset_add(set, &new))
 		elog(ERROR, "a key set has no room");
-}
-
-/* Find a version in a set. Most that are looked for came last. */
-static P2pKeyVersion *
-set_find(P2pKeySet *set, const P2pKeyVersion *version)
-{
-	for (uint32 i = set->count; i-- > 0;)
-	{
-		P2pKeyVersion *v = &set->versions[i];
-
-		if (v->step == version->step && v->version.dot.seq == version->version.dot.seq &&
-			p2p_origin_equal(&v->version.dot.origin, &version->version.dot.origin))
-			return v;
-	}
-	return NULL;
 }
 
 /* Give the set room for another version. */
@@ -156,6 +142,7 @@ rp_version_set_prune(RpVersionSet *in)
 			set->versions[kept++] = set->versions[i];
 	}
 	set->count = kept;
+	p2p_keyset_recount(set);
 }
 
 /* What is left is added anew, which needs no more room than there is. */
@@ -165,7 +152,7 @@ rp_version_set_undo(RpVersionSet *in, const P2pDot *dot)
 	P2pKeySet  *set = &in->set;
 	uint32		count = set->count;
 
-	set->count = 0;
+	p2p_keyset_clear(set);
 	for (uint32 i = 0; i < count; i++)
 	{
 		P2pKeyVersion v = set->versions[i];

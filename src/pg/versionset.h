@@ -27,7 +27,10 @@ typedef struct RpVersionSet
 /* Where the memory comes from; once per worker. */
 void		rp_version_sets_init(MemoryContext context);
 
-/* The deps in our memory, those of the origin's last version if they are the same. Valid until the next call for slot. */
+/*
+ * The deps in our memory, those of the origin's last version if they are the same. Valid until the
+ * next call for slot.
+ */
 RpSharedDeps *rp_deps_share(int slot, const P2pVector *deps);
 /* Those of a version that is in a set. */
 RpSharedDeps *rp_deps_of(const P2pKeyVersion *version);
@@ -35,8 +38,8 @@ RpSharedDeps *rp_deps_of(const P2pKeyVersion *version);
 RpKeyPayload *rp_payload_plain(int slot);
 
 /*
- * Add a version (its epoch is set), or renew what handlers make of it if it is there. Payload is copied. relid: for
- * the warning that the set is large.
+ * Add a version (its epoch is set), or renew what handlers make of it if it is there. Payload is
+ * copied. relid: for the warning that the set is large.
  */
 void		rp_version_set_put(RpVersionSet *in, const P2pKeyVersion *version, RpSharedDeps *deps,
 							   const RpKeyPayload *payload, Oid relid);

@@ -28,6 +28,7 @@
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
 #include "utils/wait_event.h"
 
 #include "worker.h"
@@ -163,9 +164,35 @@ worker_pin_settings(const char *role)
 	SetConfigOption("application_name", name, PGC_USERSET, PGC_S_OVERRIDE);
 }
 
-/* Open a worker of the node of dboid, connected to the database connect_to. */
-RpNode *
-rp_worker_open_in(Oid dboid, RpWorkerKind kind, Oid connect_to)
+/* Have the postmaster start a process for a database; the handle is in TopMemoryContext. */
+bool
+rp_worker_start(Oid dboid, const char *role, const char *main_name, uint32 extra,
+				BackgroundWorkerHandle **handle)
+{
+	BackgroundWorker worker = {0};
+	MemoryContext old;
+	bool		started;
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = MyProcPid;
+	worker.bgw_main_arg = ObjectIdGetDatum(dboid);
+	memcpy(worker.bgw_extra, &extra, sizeof(extra));
+	snprintf(worker.bgw_type, BGW_MAXLEN, "replp2p %s", role);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "replp2p %s %u", role, dboid);
+	strlcpy(worker.bgw_library_name, "replp2p", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, main_name, BGW_MAXLEN);
+
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	started = RegisterDynamicBackgroundWorker(&worker, handle);
+	MemoryContextSwitchTo(old);
+	return started;
+}
+
+/* Begin in the process: signals, and the node, without which it leaves quietly. */
+static RpNode *
+process_begin(Oid dboid)
 {
 	RpNode	   *node;
 
@@ -177,6 +204,15 @@ rp_worker_open_in(Oid dboid, RpWorkerKind kind, Oid connect_to)
 	if (node == NULL)
 		proc_exit(0);
 	rp_in_worker = true;
+	return node;
+}
+
+/* Open a worker of the node of dboid, connected to the database connect_to. */
+RpNode *
+rp_worker_open_in(Oid dboid, RpWorkerKind kind, Oid connect_to)
+{
+	RpNode	   *node = process_begin(dboid);
+
 	next_emit_log = emit_log_hook;
 	emit_log_hook = worker_emit_log;
 	worker_enter(node, kind);
@@ -198,15 +234,8 @@ rp_worker_open(Datum dboid, RpWorkerKind kind)
 RpNode *
 rp_worker_open_helper(Oid dboid, const char *role)
 {
-	RpNode	   *node;
+	RpNode	   *node = process_begin(dboid);
 
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
-	node = rp_node_find(dboid);
-	if (node == NULL)
-		proc_exit(0);
-	rp_in_worker = true;
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
 	worker_pin_settings(role);
 	return node;

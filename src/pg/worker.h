@@ -5,9 +5,18 @@
 #ifndef RP_WORKER_H
 #define RP_WORKER_H
 
+#include "postmaster/bgworker.h"
+
 #include "shmem.h"
 #include "members.h"
 
+/*
+ * Register a process of ours for a database: role shows in pg_stat_activity ("replp2p role"),
+ * main_name is one of the mains below, extra goes into bgw_extra. False: max_worker_processes are
+ * taken.
+ */
+bool		rp_worker_start(Oid dboid, const char *role, const char *main_name, uint32 extra,
+							BackgroundWorkerHandle **handle);
 /*
  * Open a worker: signals, database connection (as the bootstrap superuser),
  * pinned settings (search_path pg_catalog, DateStyle ISO, TimeZone UTC,
@@ -21,9 +30,15 @@ RpNode	   *rp_worker_open(Datum dboid, RpWorkerKind kind);
 RpNode	   *rp_worker_open_helper(Oid dboid, const char *role);
 /* The same for the sweep worker, which may have to connect elsewhere because dboid is dropped. */
 RpNode	   *rp_worker_open_in(Oid dboid, RpWorkerKind kind, Oid connect_to);
-/* Wait on the latch, up to timeout_ms; leaves at the postmaster's death; handles interrupts, reload, stop. */
+/*
+ * Wait on the latch, up to timeout_ms; leaves at the postmaster's death; handles interrupts,
+ * reload, stop.
+ */
 void		rp_worker_wait(RpNode *node, RpWorkerKind kind, long timeout_ms, uint32 wait_event);
-/* In loops that do not wait: interrupts, config reload, stop flag, and the postmaster's death every call. */
+/*
+ * In loops that do not wait: interrupts, config reload, stop flag, and the postmaster's death every
+ * call.
+ */
 void		rp_worker_check(RpNode *node, RpWorkerKind kind);
 
 /* The mains, registered by the launcher by these names in library "replp2p". */

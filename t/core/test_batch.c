@@ -159,31 +159,47 @@ test_batch_every_truncation_and_any_addition_is_refused(void **unused)
 	assert_int_equal(p2p_batch_parse(s.bytes, s.length + 1, &found), P2P_CORRUPT);
 }
 
+/* A group and a key pair that are not the batch's. */
+typedef struct Foreign
+{
+	P2pId		group;
+	uint8_t		public_key[P2P_PUBLIC_KEY_SIZE];
+	uint8_t		secret_key[P2P_SECRET_KEY_SIZE];
+} Foreign;
+
+static Foreign
+foreign_make(void)
+{
+	Foreign		foreign = {.group = {{0x99}}};
+	uint8_t		seed[P2P_SEED_SIZE] = {8};
+
+	p2p_keypair_from_seed(seed, foreign.public_key, foreign.secret_key);
+	return foreign;
+}
+
 static void
 test_batch_foreign_group_and_key_are_refused(void **unused)
 {
 	Sealed		s;
 	P2pBatch	found;
-	P2pId		other_group = {{0x99}};
-	uint8_t		seed[P2P_SEED_SIZE] = {8};
-	uint8_t		public_key[P2P_PUBLIC_KEY_SIZE];
-	uint8_t		secret_key[P2P_SECRET_KEY_SIZE];
+	Foreign		foreign = foreign_make();
 
 	(void) unused;
 	describe(&s);
-	p2p_keypair_from_seed(seed, public_key, secret_key);
 	assert_int_equal(seal(&s), P2P_OK);
 	assert_int_equal(p2p_batch_parse(s.bytes, s.length, &found), P2P_OK);
-	assert_int_equal(p2p_batch_verify(&found, s.bytes, &other_group, s.public_key),
+	assert_int_equal(p2p_batch_verify(&found, s.bytes, &foreign.group, s.public_key),
 					 P2P_FOREIGN_GROUP);
-	assert_int_equal(p2p_batch_verify(&found, s.bytes, &s.group, public_key), P2P_BAD_SIGNATURE);
+	assert_int_equal(p2p_batch_verify(&found, s.bytes, &s.group, foreign.public_key),
+					 P2P_BAD_SIGNATURE);
 
 	/* another member signs a batch in this origin's name */
-	memcpy(s.secret_key, secret_key, sizeof(secret_key));
+	memcpy(s.secret_key, foreign.secret_key, sizeof(s.secret_key));
 	assert_int_equal(seal(&s), P2P_OK);
 	assert_int_equal(receive(&s, s.bytes, s.length, &found), P2P_BAD_SIGNATURE);
 	assert_int_equal(p2p_batch_parse(s.bytes, s.length, &found), P2P_OK);
-	assert_int_equal(p2p_batch_verify(&found, s.bytes, &s.group, public_key), P2P_BAD_SIGNATURE);
+	assert_int_equal(p2p_batch_verify(&found, s.bytes, &s.group, foreign.public_key),
+					 P2P_BAD_SIGNATURE);
 }
 
 /* What a peer looks at who has the word of a later batch for this one. */
@@ -192,21 +208,17 @@ test_batch_check_leaves_out_the_signature_alone(void **unused)
 {
 	Sealed		s;
 	P2pBatch	found;
-	P2pId		other_group = {{0x99}};
-	uint8_t		seed[P2P_SEED_SIZE] = {8};
-	uint8_t		public_key[P2P_PUBLIC_KEY_SIZE];
-	uint8_t		secret_key[P2P_SECRET_KEY_SIZE];
+	Foreign		foreign = foreign_make();
 
 	(void) unused;
 	describe(&s);
-	p2p_keypair_from_seed(seed, public_key, secret_key);
-	memcpy(s.secret_key, secret_key, sizeof(secret_key));
+	memcpy(s.secret_key, foreign.secret_key, sizeof(s.secret_key));
 	assert_int_equal(seal(&s), P2P_OK);
 	assert_int_equal(p2p_batch_parse(s.bytes, s.length, &found), P2P_OK);
 	assert_int_equal(p2p_batch_check(&found, &s.group, s.public_key), P2P_OK);
 	assert_int_equal(p2p_batch_verify(&found, s.bytes, &s.group, s.public_key), P2P_BAD_SIGNATURE);
-	assert_int_equal(p2p_batch_check(&found, &other_group, s.public_key), P2P_FOREIGN_GROUP);
-	assert_int_equal(p2p_batch_check(&found, &s.group, public_key), P2P_BAD_SIGNATURE);
+	assert_int_equal(p2p_batch_check(&found, &foreign.group, s.public_key), P2P_FOREIGN_GROUP);
+	assert_int_equal(p2p_batch_check(&found, &s.group, foreign.public_key), P2P_BAD_SIGNATURE);
 	s.bytes[s.length - 1] ^= 1;
 	assert_int_equal(p2p_batch_check(&found, &s.group, s.public_key), P2P_CORRUPT);
 }

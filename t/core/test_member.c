@@ -1,7 +1,8 @@
 /*
  * test_member.c
  *	  What coming and going asks of the logs: where one may begin, when the copy
- *	  is covered, when all of a former member is here, when one may go.
+ *	  is covered, when all of a former member is here, when one may say that it
+ *	  leaves, when it may go.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -81,6 +82,31 @@ test_member_log_is_complete_with_the_leave(void **state)
 }
 
 static void
+test_member_leaves_when_others_have_applied_what_it_had(void **state)
+{
+	P2pOrigin	self = {.epoch = 1};
+	P2pOrigin	other = {.epoch = 1};
+	P2pVector	had = {0};
+	P2pVector	ack = {0};
+
+	(void) state;
+	self.id.bytes[0] = 4;
+	other.id.bytes[0] = 5;
+	assert_true(p2p_vector_set(&had, &self, 3));
+	assert_true(p2p_vector_set(&had, &other, 2));
+	/* a joiner acks nothing before it is through */
+	assert_false(p2p_member_has_met(&ack, &had));
+	assert_true(p2p_vector_set(&ack, &self, 3));
+	assert_true(p2p_vector_set(&ack, &other, 1));
+	assert_false(p2p_member_has_met(&ack, &had));
+	assert_true(p2p_vector_set(&ack, &other, 7));
+	assert_true(p2p_member_has_met(&ack, &had));
+	/* what it has itself counts as well */
+	assert_true(p2p_vector_set(&ack, &self, 2));
+	assert_false(p2p_member_has_met(&ack, &had));
+}
+
+static void
 test_member_goes_when_others_store_its_leave(void **state)
 {
 	P2pOrigin	self = {.epoch = 1};
@@ -114,6 +140,7 @@ main(void)
 		cmocka_unit_test(test_member_joiners_log_begins_within_its_tables),
 		cmocka_unit_test(test_member_copy_and_tables_are_covered_by_what_is_stored),
 		cmocka_unit_test(test_member_log_is_complete_with_the_leave),
+		cmocka_unit_test(test_member_leaves_when_others_have_applied_what_it_had),
 		cmocka_unit_test(test_member_goes_when_others_store_its_leave),
 	};
 

@@ -26,6 +26,7 @@
 #include <cmocka.h>
 
 #include "p2p_resolve.h"
+#include "versions.h"
 
 #define MAX_TRANSACTIONS 4
 #define NOBODY (-1)				/* wrote the row that is older than everything */
@@ -71,40 +72,6 @@ typedef struct Play
 
 static unsigned long n_histories;
 static unsigned long n_orders;
-
-/* ---- making versions ---- */
-
-static P2pOrigin
-node(int i)
-{
-	P2pOrigin	origin = {.epoch = 1};
-
-	origin.id.bytes[0] = (uint8_t) ('a' + i);
-	return origin;
-}
-
-static P2pVersion
-version(P2pStamp stamp, int origin, uint64_t seq)
-{
-	return (P2pVersion) {.stamp = stamp, .dot = {.origin = node(origin), .seq = seq}};
-}
-
-static P2pVector
-vector(uint64_t a, uint64_t b, uint64_t c)
-{
-	const uint64_t seqs[] = {a, b, c};
-	P2pVector	v;
-
-	p2p_vector_clear(&v);
-	for (int i = 0; i < 3; i++)
-	{
-		P2pOrigin	origin = node(i);
-
-		if (seqs[i] > 0)
-			assert_true(p2p_vector_set(&v, &origin, seqs[i]));
-	}
-	return v;
-}
 
 /* ---- the table ---- */
 
@@ -172,7 +139,7 @@ static const Case cases[] = {
 static void
 test_resolve_follows_the_table(void **state)
 {
-	P2pVersion	incoming = version(50, 1, 1);
+	P2pVersion	incoming = version_of(50, 1, 1);
 	P2pVector	nothing_seen = vector(0, 0, 0);
 	P2pVector	all_seen = vector(100, 0, 0);
 
@@ -185,9 +152,9 @@ test_resolve_follows_the_table(void **state)
 
 		/* seq like stamp, for want of another number */
 		if (c->row_stamp > 0)
-			here.row = version(c->row_stamp, 0, (uint64_t) c->row_stamp);
+			here.row = version_of(c->row_stamp, 0, (uint64_t) c->row_stamp);
 		if (c->tombstone_stamp > 0)
-			here.tombstone = version(c->tombstone_stamp, 0, (uint64_t) c->tombstone_stamp);
+			here.tombstone = version_of(c->tombstone_stamp, 0, (uint64_t) c->tombstone_stamp);
 		d = p2p_resolve(c->op, &incoming, c->seen ? &all_seen : &nothing_seen, &here);
 		if (d.action != c->action || d.conflict != c->conflict ||
 			d.incoming_wins != (c->action != P2P_KEEP) ||
@@ -201,8 +168,8 @@ test_resolve_follows_the_table(void **state)
 static void
 test_resolve_reads_deps_at_the_exact_seq(void **state)
 {
-	P2pVersion	incoming = version(50, 1, 9);
-	P2pKeyState here = {.row_exists = true, .row = version(40, 0, 7)};
+	P2pVersion	incoming = version_of(50, 1, 9);
+	P2pKeyState here = {.row_exists = true, .row = version_of(40, 0, 7)};
 	P2pVector	deps;
 
 	(void) state;
@@ -216,10 +183,10 @@ test_resolve_reads_deps_at_the_exact_seq(void **state)
 static void
 test_resolve_same_origin_is_never_a_conflict(void **state)
 {
-	P2pVersion	incoming = version(50, 1, 9);
+	P2pVersion	incoming = version_of(50, 1, 9);
 	P2pVector	deps = vector(0, 0, 0);
-	P2pKeyState row = {.row_exists = true, .row = version(40, 1, 8)};
-	P2pKeyState gone = {.tombstone = version(40, 1, 8)};
+	P2pKeyState row = {.row_exists = true, .row = version_of(40, 1, 8)};
+	P2pKeyState gone = {.tombstone = version_of(40, 1, 8)};
 
 	(void) state;
 	assert_int_equal(p2p_resolve(P2P_OP_INSERT, &incoming, &deps, &row).conflict, P2P_NO_CONFLICT);
@@ -232,9 +199,9 @@ test_resolve_same_origin_is_never_a_conflict(void **state)
 static void
 test_resolve_takes_an_earlier_epoch_for_another_origin(void **state)
 {
-	P2pVersion	incoming = version(50, 1, 1);
+	P2pVersion	incoming = version_of(50, 1, 1);
 	P2pVector	deps = vector(0, 0, 0);
-	P2pKeyState here = {.row_exists = true, .row = version(40, 1, 8)};
+	P2pKeyState here = {.row_exists = true, .row = version_of(40, 1, 8)};
 
 	(void) state;
 	incoming.dot.origin.epoch = 2;
@@ -247,7 +214,7 @@ test_resolve_takes_an_earlier_epoch_for_another_origin(void **state)
 static void
 test_resolve_later_operation_of_a_transaction_wins(void **state)
 {
-	P2pVersion	t = version(50, 1, 1);
+	P2pVersion	t = version_of(50, 1, 1);
 	P2pVector	deps = vector(0, 0, 0);
 	P2pKeyState row = {.row_exists = true, .row = t};
 	P2pKeyState gone = {.tombstone = t};
@@ -584,7 +551,7 @@ give_versions(History *h, unsigned ties)
 		}
 		for (int j = 0; j < i; j++)
 			seq += h->origin[j] == h->origin[i];
-		h->version[i] = version(stamp, h->origin[i], seq);
+		h->version[i] = version_of(stamp, (uint32_t) h->origin[i], seq);
 	}
 	return true;
 }

@@ -14,41 +14,16 @@
 
 #include "p2p_resolve.h"
 #include "p2p_stability.h"
+#include "versions.h"
 
 #define X 0
 #define Y 1
 #define Z 2
 
-static P2pOrigin
-node(int i)
-{
-	P2pOrigin	origin = {.epoch = 1};
-
-	origin.id.bytes[0] = (uint8_t) ('x' + i);
-	return origin;
-}
-
-static P2pVector
-vector(uint64_t x, uint64_t y, uint64_t z)
-{
-	const uint64_t seqs[] = {x, y, z};
-	P2pVector	v;
-
-	p2p_vector_clear(&v);
-	for (int i = 0; i < 3; i++)
-	{
-		P2pOrigin	origin = node(i);
-
-		if (seqs[i] > 0)
-			assert_true(p2p_vector_set(&v, &origin, seqs[i]));
-	}
-	return v;
-}
-
 static void
 hear(P2pAck *ack, int member, uint64_t x, uint64_t y, uint64_t z)
 {
-	P2pOrigin	origin = node(member);
+	P2pOrigin	origin = node((uint32_t) member);
 	P2pVector	v = vector(x, y, z);
 
 	p2p_ack_hear(ack, &origin, &v);
@@ -57,7 +32,7 @@ hear(P2pAck *ack, int member, uint64_t x, uint64_t y, uint64_t z)
 static bool
 ripen(P2pAck *ack, int member, uint64_t applied_seq)
 {
-	P2pOrigin	origin = node(member);
+	P2pOrigin	origin = node((uint32_t) member);
 
 	return p2p_ack_ripen(ack, &origin, applied_seq);
 }

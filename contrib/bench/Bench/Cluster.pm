@@ -10,12 +10,10 @@ package Bench::Cluster;
 use strict;
 use warnings;
 
-use Errno ();
-use IO::Socket::INET;
-use POSIX ();
 use Time::HiRes qw(clock_gettime sleep CLOCK_MONOTONIC);
 
 use PgSession;
+use Program;
 
 our %running;
 our $LIMIT = 300;     # seconds that anything may take
@@ -44,7 +42,7 @@ sub make
 
 	$self->{data} = "$self->{work}/$self->{folder}";
 	$self->{log} = "$self->{data}.log";
-	$self->{port} = free_port();
+	$self->{port} = Program::free_port();
 	if ($self->{from})
 	{
 		$self->run('cp', '-a', $self->{from}, $self->{data});
@@ -103,29 +101,12 @@ CONF
 	close $file or die "postgresql.conf: $!\n";
 }
 
-sub free_port
-{
-	my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 1)
-		or die "no free port: $!\n";
-	return $socket->sockport;
-}
-
 # Run a program to its end; its output goes to the log.
 sub run
 {
 	my ($self, @command) = @_;
-	my $pid = fork() // die "fork: $!\n";
-
-	if ($pid == 0)
-	{
-		open STDIN, '<', '/dev/null';
-		open STDOUT, '>>', "$self->{work}/run.log" or POSIX::_exit(127);
-		open STDERR, '>&', \*STDOUT;
-		{ no warnings 'exec'; exec @command; }
-		POSIX::_exit(127);
-	}
-	1 while waitpid($pid, 0) < 0 && $!{EINTR};
-	die "$self->{name}: failed (see run.log): @command\n" if $?;
+	Program::run("$self->{work}/run.log", {}, @command)
+		or die "$self->{name}: failed (see run.log): @command\n";
 }
 
 sub start

@@ -82,4 +82,22 @@ sub ways { return () }
 # A folder in the data directory with what replication itself stores; undef if it has none.
 sub store { return undef }
 
+# Bench::Group: a system that any number of clusters join, each by way of the first. A joiner
+# brings no tables, and all accept writes.
+package Bench::Group;
+
+our @ISA = ('Bench::System');
+
+sub mesh
+{
+	my ($self, $first, @others) = @_;
+	$self->set_up($first);
+	foreach my $cluster (@others)
+	{
+		$cluster->sql('DROP SCHEMA public CASCADE');
+		$cluster->sql('CREATE SCHEMA public');
+		$self->add_peer($first, $cluster);
+	}
+}
+
 1;

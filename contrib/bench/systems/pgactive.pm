@@ -4,7 +4,7 @@ package System::pgactive;
 use strict;
 use warnings;
 
-use parent -norequire, 'Bench::System';
+use parent -norequire, 'Bench::Group';
 
 sub extension { return 'pgactive' }
 sub preload { return 'pgactive' }
@@ -32,18 +32,6 @@ sub add_peer
 	$receiver->sql(sprintf("SELECT pgactive.pgactive_join_group('%s', '%s', '%s')", $receiver->{name},
 		$receiver->dsn('bench'), $origin->dsn('bench')));
 	$self->node_ready($receiver);
-}
-
-sub mesh
-{
-	my ($self, $first, @others) = @_;
-	$self->set_up($first);
-	foreach my $cluster (@others)
-	{
-		$cluster->sql('DROP SCHEMA public CASCADE');
-		$cluster->sql('CREATE SCHEMA public');
-		$self->add_peer($first, $cluster);
-	}
 }
 
 sub role

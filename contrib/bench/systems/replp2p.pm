@@ -4,7 +4,7 @@ package System::replp2p;
 use strict;
 use warnings;
 
-use parent -norequire, 'Bench::System';
+use parent -norequire, 'Bench::Group';
 
 sub extension { return 'replp2p' }
 sub preload { return 'replp2p' }
@@ -40,19 +40,6 @@ sub add_peer
 	$receiver->sql(sprintf("SELECT replp2p.join_group('%s', '%s', '%s')", $receiver->{name}, $receiver->dsn,
 		$invite));
 	$self->ready($receiver);
-}
-
-# A joiner brings no tables.
-sub mesh
-{
-	my ($self, $first, @others) = @_;
-	$self->set_up($first);
-	foreach my $cluster (@others)
-	{
-		$cluster->sql('DROP SCHEMA public CASCADE');
-		$cluster->sql('CREATE SCHEMA public');
-		$self->add_peer($first, $cluster);
-	}
 }
 
 sub role

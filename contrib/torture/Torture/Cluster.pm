@@ -12,11 +12,10 @@ use strict;
 use warnings;
 
 use Fcntl qw(LOCK_EX LOCK_NB);
-use IO::Socket::INET;
-use POSIX ();
 use Time::HiRes qw(sleep time);
 
 use PgSession;
+use Program;
 
 our $USER = 'torture';
 our $DATABASE = 'torture';
@@ -52,7 +51,7 @@ sub make
 {
 	my ($self, $conf) = @_;
 
-	$self->{port} = free_port();
+	$self->{port} = Program::free_port();
 	$self->run("$self->{bin}/initdb", '-D', $self->{data}, '-U', $USER, '--auth=trust',
 		'--encoding=UTF8', '--locale=C', '--no-sync') or die "initdb failed: see $self->{log}\n";
 	open my $file, '>>', "$self->{data}/postgresql.conf" or die "postgresql.conf: $!\n";
@@ -76,30 +75,11 @@ CONF
 	close $file or die "postgresql.conf: $!\n";
 }
 
-sub free_port
-{
-	my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 1)
-		or die "no free port: $!\n";
-	return $socket->sockport;
-}
-
 # Run a program to its end with output to the cluster's log; did it succeed?
 sub run
 {
 	my ($self, @command) = @_;
-	my $pid = fork() // die "fork: $!\n";
-
-	if ($pid == 0)
-	{
-		open STDIN, '<', '/dev/null';
-		open STDOUT, '>>', "$self->{log}.run" or POSIX::_exit(127);
-		open STDERR, '>&', \*STDOUT;
-		@ENV{ keys %{ $self->{environment} } } = values %{ $self->{environment} };
-		{ no warnings 'exec'; exec @command; }
-		POSIX::_exit(127);
-	}
-	1 while waitpid($pid, 0) < 0 && $!{EINTR};
-	return $? == 0;
+	return Program::run("$self->{log}.run", $self->{environment}, @command);
 }
 
 # Start it and wait until it takes connections; did it? Not by "pg_ctl -w", which compares times of
