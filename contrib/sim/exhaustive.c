@@ -523,11 +523,13 @@ try_plant(void)
 	{
 		int			ops;
 		int			keys;
-	}			sizes[] = {{2, 2}, {2, 3}, {3, 2}, {3, 3}, {4, 1}};
+	}			sizes[] = {{2, 2}, {2, 3}, {3, 2}, {3, 3}, {4, 1}, {4, 2}};
 
 	for (int size = 0; size < (int) (sizeof sizes / sizeof sizes[0]); size++)
 		for (int i = 0; i < N_SETTINGS; i++)
 			if (!settings[i].refused && (sizes[size].keys < 3 || settings[i].unique) &&
+				(sizes[size].ops * sizes[size].keys < 8 ||
+				 (settings[i].unique && (settings[i].merge == COUNTER || settings[i].nchanges > 0))) &&
 				!try_setting(&settings[i], sizes[size].ops, sizes[size].keys))
 			{
 				printf("ok - %s: found in %s with %d operations on %d keys, history %lu\n",
