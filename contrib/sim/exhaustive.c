@@ -67,6 +67,20 @@ static const Setting settings[] = {
 	{.name = "min", .tracked = true, .merge = MIN, .variants = 2},
 	{.name = "unique", .unique = true, .unique_columns = 1, .variants = 3},
 	{.name = "two_unique_columns", .unique = true, .unique_columns = 2, .variants = 4},
+	{.name = "unique_and_custom", .tracked = true, .unique = true, .handler = CUSTOM,
+	 .unique_columns = 1, .variants = 2},
+	{.name = "unique_and_vector_clock", .tracked = true, .unique = true, .handler = VECTOR_CLOCK,
+	 .unique_columns = 1, .variants = 2},
+	{.name = "unique_and_counter", .tracked = true, .unique = true, .merge = COUNTER,
+	 .unique_columns = 1, .variants = 2},
+	{.name = "unique_max", .tracked = true, .unique = true, .merge = MAX, .claim = CLAIM_COLUMN,
+	 .unique_columns = 1, .variants = 2},
+	{.name = "unique_where_max", .tracked = true, .unique = true, .merge = MAX,
+	 .claim = CLAIM_WHERE, .unique_columns = 1, .variants = 2},
+	{.name = "unique_where_min", .tracked = true, .unique = true, .merge = MIN,
+	 .claim = CLAIM_WHERE, .unique_columns = 1, .variants = 2},
+	{.name = "unique_to_custom", .tracked = true, .unique = true, .unique_columns = 1,
+	 .variants = 2, .nchanges = 2, .changes = {{false, CUSTOM}, {false, LAST_WRITER_WINS}}},
 	{.name = "to_custom", .tracked = true, .variants = 1, .nchanges = 2,
 	 .changes = {{false, CUSTOM}, {false, LAST_WRITER_WINS}}},
 	{.name = "to_counter", .tracked = true, .variants = 2, .nchanges = 2,
@@ -100,6 +114,8 @@ static int	longest;			/* operations asked for */
 static bool try_setting(const Setting *chosen, int ops, int keys);
 static bool extend(History *history, int n, int nodes, int keys);
 static bool choose_operation(History *history, int n, int nodes, int keys);
+static bool choose_pair(History *history, int n, int nodes);
+static bool is_refused(const History *history, int n);
 static bool with(History *history, int n, int nodes, int keys);
 static bool check(const History *history, int nodes);
 static void print_history(const History *history);
@@ -202,7 +218,19 @@ op_store(Txn *t, int n, int key, const Row *before, int variant)
 	bool		extreme = setting->merge == MAX || setting->merge == MIN ||
 		(setting->nchanges > 0 && setting->changes[0].is_merge && setting->changes[0].to == MAX);
 
-	if (extreme)
+	if (is_both())
+	{
+		bool		counts = setting->merge == COUNTER;
+
+		op.unique[0] = (uint8_t) (setting->claim == CLAIM_WHERE ? 1 : 1 + variant);
+		op.column = (int16_t) (1 + variant);
+		if (counts)
+		{
+			op.delta = (int16_t) (1 << n);
+			op.column = (int16_t) ((before->image != 0 ? before->column : 0) + op.delta);
+		}
+	}
+	else if (extreme)
 		op.column = (int16_t) (variant == 0 ? 50 + n : 50 - n);
 	else if (rules_may_count())
 	{
@@ -234,7 +262,10 @@ row_seen(const History *history, int n, int key)
 
 	if (!setting->unique)
 		return rules_row(history, history->txns[n].past, key);
-	rules_unique(history, history->txns[n].past, rows);
+	if (is_both())
+		rules_both(history, history->txns[n].past, rows);
+	else
+		rules_unique(history, history->txns[n].past, rows);
 	if (rows[key].displaced)
 		rows[key] = (Row) {0};
 	return rows[key];
@@ -288,13 +319,21 @@ choose_operation(History *history, int n, int nodes, int keys)
 			begin(t, "change key of", key, to);
 			op_delete(t, key);
 			(void) op_store(t, n, to, &none, 0);
-			if (setting->unique)
+			if (is_both())
+			{
+				t->ops[1].unique[0] = row.unique[0];
+				t->ops[1].column = row.column;
+				t->ops[1].delta = row.column;
+			}
+			else if (setting->unique)
 				memcpy(t->ops[1].unique, rules_row_op(history, row.writer, key)->unique,
 					   sizeof t->ops[1].unique);
 			if (!with(history, n, nodes, to == now ? now + 1 : now))
 				return false;
 		}
 	}
+	if (is_both() && !choose_pair(history, n, nodes))
+		return false;
 	begin(t, "truncate", 0, 0);
 	t->truncate = true;
 	for (int key = 0; key < n_keys; key++)
@@ -314,10 +353,58 @@ choose_operation(History *history, int n, int nodes, int keys)
 	return true;
 }
 
+/* Choose what transaction n does to two keys at once, in either order of their values, and go on. */
+static bool
+choose_pair(History *history, int n, int nodes)
+{
+	Txn		   *t = &history->txns[n];
+	Row			rows[] = {row_seen(history, n, 0), row_seen(history, n, 1)};
+
+	for (int variant = 0; variant < 2; variant++)
+	{
+		begin(t, "write both", 0, variant);
+		(void) op_store(t, n, 0, &rows[0], variant);
+		(void) op_store(t, n, 1, &rows[1], 1 - variant);
+		if (!with(history, n, nodes, 2))
+			return false;
+	}
+	if (rows[0].image == 0 || rows[1].image == 0)
+		return true;
+	begin(t, "delete both", 0, 0);
+	op_delete(t, 0);
+	op_delete(t, 1);
+	return with(history, n, nodes, 2);
+}
+
+/* Does a row that transaction n stores claim what another that its origin sees does? Then it could not. */
+static bool
+is_refused(const History *history, int n)
+{
+	const Txn  *t = &history->txns[n];
+	Row			rows[MAX_KEYS];
+
+	if (!is_both() || t->change >= 0)
+		return false;
+	for (int key = 0; key < n_keys; key++)
+		rows[key] = row_seen(history, n, key);
+	for (int o = 0; o < t->nops; o++)
+	{
+		Row			stored = rules_stored(&t->ops[o]);
+
+		for (int key = 0; key < n_keys; key++)
+			if (key != t->ops[o].key && rules_rows_conflict(&stored, &rows[key]))
+				return true;
+		rows[t->ops[o].key] = stored;
+	}
+	return false;
+}
+
 /* Transaction n is complete: go on with the next. */
 static bool
 with(History *history, int n, int nodes, int keys)
 {
+	if (is_refused(history, n))
+		return true;
 	return extend(history, n + 1, nodes, keys);
 }
 
@@ -403,7 +490,7 @@ try_setting(const Setting *chosen, int ops, int keys)
 		{
 			history.n = n;
 			history.old_rows = old != 0;
-			right = extend(&history, 0, 0, 0);
+			right = extend(&history, 0, 0, is_both() ? n_keys : 0);	/* keys are ordered there */
 		}
 	if (plant == NOTHING || verbose)
 		printf("%-26s %d ops, %d keys: %10lu histories, %12lu states, %11lu ends, %7.1f s: %s\n",
@@ -436,11 +523,13 @@ try_plant(void)
 	{
 		int			ops;
 		int			keys;
-	}			sizes[] = {{2, 2}, {2, 3}, {3, 2}, {3, 3}, {4, 1}};
+	}			sizes[] = {{2, 2}, {2, 3}, {3, 2}, {3, 3}, {4, 1}, {4, 2}};
 
 	for (int size = 0; size < (int) (sizeof sizes / sizeof sizes[0]); size++)
 		for (int i = 0; i < N_SETTINGS; i++)
 			if (!settings[i].refused && (sizes[size].keys < 3 || settings[i].unique) &&
+				(sizes[size].ops * sizes[size].keys < 8 ||
+				 (settings[i].unique && (settings[i].merge == COUNTER || settings[i].nchanges > 0))) &&
 				!try_setting(&settings[i], sizes[size].ops, sizes[size].keys))
 			{
 				printf("ok - %s: found in %s with %d operations on %d keys, history %lu\n",

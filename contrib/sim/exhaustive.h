@@ -8,6 +8,7 @@
  *	  exhaustive_node.c		every schedule of one node, kept as the server keeps rows
  *	  exhaustive_tracked.c	rows made of key sets (core: p2p_keyset)
  *	  exhaustive_unique.c	rows and displaced rows (core: p2p_resolve, p2p_unique)
+ *	  exhaustive_both.c		rows made of key sets, and displaced ones of these
  */
 #ifndef EXHAUSTIVE_H
 #define EXHAUSTIVE_H
@@ -41,6 +42,14 @@ typedef enum Merge
 	MIN
 } Merge;
 
+/* What a row claims in its table's one unique index, where rows are made of key sets. */
+typedef enum Claim
+{
+	CLAIM_UNIQUE,				/* its unique column */
+	CLAIM_COLUMN,				/* the merged one */
+	CLAIM_WHERE					/* its unique column, if the merged one is 2 or more */
+} Claim;
+
 /* One kind of table, and what is tried on it. */
 typedef struct Setting
 {
@@ -51,6 +60,7 @@ typedef struct Setting
 	Merge		merge;
 	int			variants;		/* of what is stored: 1, or 2 */
 	int			unique_columns;
+	Claim		claim;			/* if it is both tracked and unique */
 	bool		refused;		/* tried only if named */
 	/* handler changes that transactions may make */
 	int			nchanges;
@@ -84,7 +94,23 @@ typedef struct Setting
 	X(arrival_handler, "a conflict is judged by the handler set here on arrival") \
 	X(no_chain, "only the newcomer and its neighbours are judged") \
 	X(drop_loser, "a displaced row is thrown away") \
-	X(no_pins, "a row that displaces another becomes older than everything once stable")
+	X(no_pins, "a row that displaces another becomes older than everything once stable") \
+	X(low_winner, "a row that displaces another has the version that is left in its key's set") \
+	X(pinned_before, "who is known to displace a row counts as pinned") \
+	X(late_count, "what capture has read while a row was stored is not judged") \
+	X(truncate_displaced, "a truncate removes displaced rows by their versions") \
+	X(early_superseded, "who has written over a displaced row is not waited for") \
+	X(fold_winner, "a row that came back under this node's version is folded again") \
+	X(unheld, "clients may insert a key while its row is being displaced") \
+	X(late_pin, "a row that comes back is not pinned before the walk has met whom it displaces") \
+	X(lost_count, "what a displaced row has counted is lost if who wrote over it is displaced, too") \
+	X(delete_of_old, "a row that comes back is taken for deleted by its version alone") \
+	X(truncate_of_old, "a local truncate supersedes displaced rows by their versions alone") \
+	X(late_notes, "a displaced row counts though a local write has superseded it") \
+	X(lost_pin, "a walk takes away pins that are still needed") \
+	X(tie_in_hand, "of two rows of one transaction the one in hand counts as the greater") \
+	X(no_notes, "a displaced row stays though a client has written its key anew") \
+	X(lost_dirty, "that displaced rows are to be judged is lost in a crash")
 
 typedef enum Plant
 {
@@ -145,6 +171,7 @@ typedef struct Row
 	bool		raw;			/* as a local client left it */
 	bool		displaced;
 	int16_t		column;
+	uint8_t		unique[2];		/* only where a setting is both tracked and unique */
 } Row;
 
 static inline bool
@@ -162,8 +189,10 @@ Merge		rules_merge_seen(const History *history, int i);
 Handler		rules_handler_seen(const History *history, int i);
 /* Has the column ever been a counter in this setting? */
 bool		rules_may_count(void);
-/* f of two images, 0 = NULL; -1: it raises an error. */
-int			rules_function(int older, int newer);
+/* f of two rows, image 0 = NULL, into *result; false: it raises an error. */
+bool		rules_function(const Row *older, const Row *newer, Row *result);
+/* The row that an operation stores; image 0: it deletes. */
+Row			rules_stored(const Op *op);
 /* What the key is once the transactions in set are applied. Not for unique. */
 Row			rules_row(const History *history, unsigned set, int key);
 /* Which rows are kept and displaced once the transactions in set are applied. */
@@ -171,6 +200,12 @@ void		rules_unique(const History *history, unsigned set, Row rows[MAX_KEYS]);
 /* The standing versions of a key, as a set of transactions. */
 unsigned	rules_standing(const History *history, unsigned set, int key);
 bool		rules_conflict(const Op *a, const Op *b);
+/* The same of a setting that is both: the rows by rules_row, and their places; writer: of their version, 0: ancient. */
+void		rules_both(const History *history, unsigned set, Row rows[MAX_KEYS]);
+/* Do two of these rows claim one value? */
+bool		rules_rows_conflict(const Row *a, const Row *b);
+/* What they claim; 0: nothing. */
+int			rules_claim(const Row *row);
 /* What a row says: that of transaction writer - 1, or (0) the one that was there before. */
 const Op   *rules_row_op(const History *history, int writer, int key);
 
@@ -188,7 +223,18 @@ typedef struct Node
 	uint8_t		touched;		/* keys with a local version that are to be looked at again */
 	uint8_t		pinned;			/* keys whose exact version is kept for good */
 	uint8_t		tombstone[MAX_KEYS]; /* transaction + 1 */
-	uint8_t		pad[3];
+	/* of settings that are both tracked and unique: exhaustive_both.c */
+	uint8_t		values_locked;	/* unique values in work, as bits */
+	bool		may_displace;	/* there may be displaced rows */
+	bool		holds;			/* so nothing is dropped that was not rechecked */
+	bool		dirty;			/* they are to be judged */
+	uint8_t		may_be_displaced;	/* keys: the filter */
+	uint8_t		rechecked;		/* transactions after which displaced rows were judged */
+	uint8_t		noted[MAX_KEYS];	/* transaction + 1 that wrote over a displaced row */
+	uint8_t		noted_all;		/* the same of a truncate */
+	uint8_t		pins[MAX_KEYS]; /* transaction + 1 */
+	uint8_t		by[MAX_KEYS];	/* version of what displaces the row, as shown */
+	Row			displaced[MAX_KEYS];	/* writer: its version */
 	uint16_t	covered[MAX_KEYS];	/* in the sets: bit 2 * transaction + (step & 1) */
 	Row			rows[MAX_KEYS];
 	P2pKeySet	sets[MAX_KEYS];
@@ -217,6 +263,19 @@ void		tracked_add(const History *history, Node *node, int txn, const Op *op);
 void		tracked_act(const History *history, Node *node, int self, int txn);
 void		tracked_follow_up(const History *history, Node *node, int self, int key);
 bool		tracked_is_right(const History *history, const Node *node, unsigned known);
+/* What the set of a key comes to, given what is here and who came (index in the set; -1: nobody). */
+typedef struct Verdict
+{
+	int			winner;			/* transaction + 1; 0: the set is empty */
+	bool		newcomer_wins;
+	bool		rewrite;		/* stored even if it is the same */
+	Row			row;
+} Verdict;
+
+Verdict		tracked_judge(const History *history, Node *node, int self, int key, int newcomer,
+						  Row here);
+/* The transaction of a version of a set, + 1. */
+int			tracked_writer(const History *history, const P2pKeyVersion *version);
 
 /* ---- exhaustive_unique.c ---- */
 void		unique_act(const History *history, Node *node, int txn);
@@ -225,5 +284,28 @@ void		unique_write(const History *history, Node *node, int txn);
 void		unique_follow_up(const History *history, Node *node);
 void		unique_forget(const History *history, Node *node, unsigned forgotten);
 bool		unique_is_right(const History *history, const Node *node);
+
+/* ---- exhaustive_both.c ---- */
+static inline bool
+is_both(void)
+{
+	return setting->tracked && setting->unique;
+}
+
+void		both_act(const History *history, Node *node, int self, int txn);
+bool		both_may_write(const History *history, const Node *node, int txn);
+void		both_write(const History *history, Node *node, int txn);
+/* Capture has read a local operation, which is in the set of its key; contested: it was so before. */
+void		both_captured(const History *history, Node *node, int txn, const Op *op, bool contested);
+void		both_follow_up(const History *history, Node *node, int self, int key);
+/* Judge displaced rows again; partly: until one comes back. */
+void		both_walk(const History *history, Node *node, int self, bool partly);
+bool		both_is_to_walk(const Node *node, unsigned own);
+unsigned	both_may_forget(const History *history, const Node *node, unsigned own, unsigned stable);
+/* After a crash: what is not in tables is made anew from the logs. */
+void		both_restart(const History *history, Node *node, unsigned logged, unsigned own);
+bool		both_is_contested(const Node *node, int key);
+bool		both_is_quiet(const Node *node);
+bool		both_is_right(const History *history, const Node *node);
 
 #endif							/* EXHAUSTIVE_H */

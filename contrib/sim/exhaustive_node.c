@@ -34,7 +34,7 @@
 #include "exhaustive.h"
 
 #define SIGNATURE offsetof(Node, sets)
-#define MAX_SEEN 4096			/* states of one node in one history; a power of 2 */
+#define MAX_SEEN 65536			/* states of one node in one history; a power of 2 */
 #define MAX_DEPTH 64
 
 /*
@@ -114,7 +114,7 @@ node_try_all(const History *history, int self, char *where, size_t size)
 			search.own |= 1u << i;
 	for (int key = 0; key < n_keys; key++)
 		if (history->old_rows)
-			node.rows[key] = (Row) {.image = ANCIENT_IMAGE, .column = ANCIENT_COLUMN};
+			node.rows[key] = rules_row(history, 0, key);
 	seen.round++;
 	seen.used = 0;
 	right = go_on(&search, &node);
@@ -233,6 +233,8 @@ rows_are_as_read(const Search *search, const Node *node, int txn)
 	const Txn  *t = &history->txns[txn];
 	unsigned	written = 0;
 
+	if (is_both())
+		return both_may_write(history, node, txn);
 	if (setting->unique)
 		return unique_may_write(history, node, txn);
 	for (int o = 0; o < t->nops && !t->truncate; o++)
@@ -277,7 +279,9 @@ try_write(Search *search, const Node *node)
 
 	node_copy(&next, node);
 	next.applied |= (uint8_t) (1u << i);
-	if (setting->unique)
+	if (is_both())
+		both_write(history, &next, i);
+	else if (setting->unique)
 		unique_write(history, &next, i);
 	for (int o = 0; o < t->nops && !setting->unique; o++)
 	{
@@ -306,8 +310,14 @@ node_capture(const History *history, Node *node, int self, int i)
 		for (int o = 0; o < t->nops; o++)
 		{
 			P2pKeySet  *set = &node->sets[t->ops[o].key];
+			bool		contested = is_both() && both_is_contested(node, t->ops[o].key);
 
-			if (setting->tracked)
+			if (is_both())
+			{
+				tracked_add(history, node, j, &t->ops[o]);
+				both_captured(history, node, j, &t->ops[o], contested);
+			}
+			else if (setting->tracked)
 			{
 				tracked_add(history, node, j, &t->ops[o]);
 				if (!claims)
@@ -364,7 +374,9 @@ try_act(Search *search, const Node *node)
 		next.acting = (uint8_t) (i + 1);
 		if (next.begun <= i && plant != PLANT_no_floor)
 			next.begun = (uint8_t) (i + 1);
-		if (setting->unique)
+		if (is_both())
+			both_act(history, &next, search->self, i);
+		else if (setting->unique)
 			unique_act(history, &next, i);
 		else if (setting->tracked)
 			tracked_act(history, &next, search->self, i);
@@ -389,6 +401,7 @@ try_commit(Search *search, const Node *node)
 		next.begun = node->acting;
 	next.acting = 0;
 	next.locked = 0;
+	next.values_locked = 0;
 	return step(search, &next, "commit", node->acting - 1u);
 }
 
@@ -404,11 +417,24 @@ try_follow_up(Search *search, const Node *node)
 		if (!in(node->touched, key))
 			continue;
 		node_copy(&next, node);
-		if (setting->unique)
+		if (is_both())
+			both_follow_up(search->history, &next, search->self, key);
+		else if (setting->unique)
 			unique_follow_up(search->history, &next);
 		else
 			tracked_follow_up(search->history, &next, search->self, key);
 		if (!step(search, &next, "follow up", (unsigned) key))
+			return false;
+	}
+	for (unsigned partly = 0; is_both() && partly < 2; partly++)
+	{
+		Node		next;
+
+		if (!both_is_to_walk(node, search->own))
+			return true;
+		node_copy(&next, node);
+		both_walk(search->history, &next, search->self, partly != 0);
+		if (!step(search, &next, "walk", partly))
 			return false;
 	}
 	return true;
@@ -443,6 +469,8 @@ try_forget(Search *search, const Node *node)
 	const History *history = search->history;
 	unsigned	stable = may_be_stable(search, node) & ~(unsigned) node->forgotten;
 
+	if (is_both())
+		stable = both_may_forget(history, node, search->own, stable);
 	if (node->acting > 0 || stable == 0)
 		return true;
 	if (node->touched != 0 && setting->tracked && plant != PLANT_sweep_before_follow_up)
@@ -453,15 +481,15 @@ try_forget(Search *search, const Node *node)
 		static P2pVector vector;
 		Node		next;
 
-		if (!in(stable, i))
+		if (!in(stable, i) || (is_both() && (forgotten & ~(stable | node->forgotten)) != 0))
 			continue;
-		if (history->n > FINE_OPS)
+		if (history->n > FINE_OPS || (is_both() && setting->nchanges > 0))
 		{
 			forgotten = node->forgotten | stable;
 			i = history->n;
 		}
 		node_copy(&next, node);
-		if (setting->unique)
+		if (setting->unique && !is_both())
 			unique_forget(history, &next, forgotten);
 		next.forgotten = (uint8_t) forgotten;
 		p2p_vector_clear(&vector);
@@ -502,10 +530,16 @@ try_restart(Search *search, const Node *node)
 
 	if (node->acting > 0 || (history->n > FINE_OPS && node->touched == 0 && !setting->unique))
 		return true;
-	if (setting->unique)
+	if (setting->unique && !is_both())
 		logged |= uncaptured(search, node); /* captured before they matter */
 	node_copy(&next, node);
-	next.touched = setting->unique;
+	if (is_both())
+	{
+		/* apply starts with a barrier */
+		node_capture(history, &next, search->self, history->n - 1);
+		logged = node_known(history, &next, search->self);
+	}
+	next.touched = setting->unique && !is_both();
 	next.begun = 0;
 	for (int i = 0; i < history->n; i++)
 		if (in(node->applied, i) && next.begun <= i)
@@ -525,8 +559,10 @@ try_restart(Search *search, const Node *node)
 			else if (op->op == P2P_OP_DELETE && next.tombstone[op->key] <= i)
 				next.tombstone[op->key] = (uint8_t) (i + 1);
 		}
+	if (is_both())
+		both_restart(history, &next, logged, search->own);
 	for (int key = 0; key < n_keys; key++)
-		if (setting->tracked && !claims &&
+		if (setting->tracked && !claims && !is_both() &&
 			(is_raw(&next, key) ||
 			 (plant != PLANT_lost_touch && next.rows[key].image == 0 && in(node->touched, key))))
 			next.touched |= (uint8_t) (1u << key);
@@ -539,6 +575,8 @@ try_restart(Search *search, const Node *node)
 static bool
 is_pending(const Search *search, const Node *node)
 {
+	if (is_both())
+		return uncaptured(search, node) != 0 || !both_is_quiet(node);
 	if (claims && !setting->unique)
 		return uncaptured(search, node) != 0;
 	if (!setting->unique && setting->handler != CUSTOM && setting->merge != MAX &&
@@ -557,6 +595,8 @@ is_right(const Search *search, const Node *node)
 		return false;
 	if (is_pending(search, node))
 		return true;
+	if (is_both())
+		return both_is_right(history, node);
 	if (setting->unique)
 		return unique_is_right(history, node);
 	for (int key = 0; key < n_keys; key++)

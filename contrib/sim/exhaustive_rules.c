@@ -9,6 +9,8 @@
  * Order of versions: (handler epoch, transaction, step). The epoch is the
  * greatest handler change in the past, or -1.
  */
+#include <string.h>
+
 #include "exhaustive.h"
 
 /* One version of a key. */
@@ -29,7 +31,8 @@ static Versions versions_of(const History *history, unsigned set, int key);
 static Versions standing_of(const History *history, const Versions *all);
 static bool less(const History *history, const Version *a, const Version *b);
 static bool in_past(const History *history, const Version *a, const Version *b);
-static int	fold(const Versions *standing);
+static bool fold(const Versions *standing, Row *row);
+static Row	old_values(int key);
 static int	column_of(const History *history, const Versions *all, const Versions *standing);
 static int	extreme_of(const Versions *standing, Merge merge);
 static int	count_of(const History *history, const Versions *all);
@@ -81,20 +84,31 @@ rules_may_count(void)
 
 /*
  * Neither commutative nor associative, sometimes NULL, sometimes an error. Two
- * deletes are no conflict: it is not called for them.
+ * deletes are no conflict: it is not called for them. The unique column is that of the older row.
  */
-int
-rules_function(int older, int newer)
+bool
+rules_function(const Row *older, const Row *newer, Row *result)
 {
-	int			mixed = (older * 7 + newer * 13 + 5) % 31;
+	int			mixed = (older->image * 7 + newer->image * 13 + 5) % 31;
+	Row			row = *newer;
 
-	if (older == 0 && newer == 0)
-		return 0;
-	if (mixed % 5 == 0)
-		return 0;
-	if (mixed % 7 == 1)
-		return -1;
-	return 100 + mixed;
+	if (older->image != 0)
+		memcpy(row.unique, older->unique, sizeof row.unique);
+	row.image = (uint8_t) (100 + mixed);
+	if (mixed % 5 == 0 || (older->image == 0 && newer->image == 0))
+		row.image = 0;
+	else if (mixed % 7 == 1)
+		return false;
+	*result = row;
+	return true;
+}
+
+Row
+rules_stored(const Op *op)
+{
+	return (Row) {
+		.image = op->image, .column = op->column, .unique = {op->unique[0], op->unique[1]}
+	};
 }
 
 Row
@@ -103,27 +117,37 @@ rules_row(const History *history, unsigned set, int key)
 	Versions	all = versions_of(history, set, key);
 	Versions	standing = standing_of(history, &all);
 	Row			row = {0};
+	Row			folded;
 	const Version *winner;
-	int			image;
 
 	if (all.n == 0)
-	{
-		if (history->old_rows)
-			row = (Row) {.image = ANCIENT_IMAGE, .column = ANCIENT_COLUMN};
-		return row;
-	}
+		return history->old_rows ? old_values(key) : row;
 	winner = &standing.versions[standing.n - 1];
-	image = winner->op->image;
-	if (rules_handler_seen(history, winner->txn) == CUSTOM && standing.n > 1)
-	{
-		int			folded = fold(&standing);
+	row = rules_stored(winner->op);
+	if (rules_handler_seen(history, winner->txn) == CUSTOM && standing.n > 1 &&
+		fold(&standing, &folded))
+		row = folded;
+	if (row.image == 0)
+		return (Row) {.writer = (uint8_t) (winner->txn + 1)};
+	row.column = (int16_t) column_of(history, &all, &standing);
+	row.writer = (uint8_t) (winner->txn + 1);
+	return row;
+}
 
-		if (folded >= 0)
-			image = folded;
+/* The row that was there before; those of several keys don't conflict. */
+static Row
+old_values(int key)
+{
+	Row			row = {.image = ANCIENT_IMAGE, .column = ANCIENT_COLUMN};
+
+	if (setting->tracked && setting->unique)
+	{
+		row.unique[0] = (uint8_t) (setting->claim == CLAIM_WHERE ? 1 : 1 + key);
+		if (setting->claim == CLAIM_COLUMN)
+			row.column = (int16_t) (1 + key);
+		else if (setting->claim == CLAIM_WHERE)
+			row.column = key == 0 ? 2 : 1;
 	}
-	row.image = (uint8_t) image;
-	if (image != 0)
-		row.column = (int16_t) column_of(history, &all, &standing);
 	return row;
 }
 
@@ -209,15 +233,19 @@ rules_standing(const History *history, unsigned set, int key)
 	return result;
 }
 
-/* Fold f over the standing; -1: it raised an error. */
-static int
-fold(const Versions *standing)
+/* Fold f over the standing; false: it raised an error. */
+static bool
+fold(const Versions *standing, Row *row)
 {
-	int			image = standing->versions[0].op->image;
+	*row = rules_stored(standing->versions[0].op);
+	for (int i = 1; i < standing->n; i++)
+	{
+		Row			newer = rules_stored(standing->versions[i].op);
 
-	for (int i = 1; i < standing->n && image >= 0; i++)
-		image = rules_function(image, standing->versions[i].op->image);
-	return image;
+		if (!rules_function(row, &newer, row))
+			return false;
+	}
+	return true;
 }
 
 /* The merged column of the row. */
@@ -353,4 +381,45 @@ unique_winner(const History *history, unsigned set, int key)
 	else if (history->old_rows)
 		row.image = ANCIENT_IMAGE;
 	return row;
+}
+
+/* ---- second unique keys of rows that are made of several versions ---- */
+
+int
+rules_claim(const Row *row)
+{
+	switch (setting->claim)
+	{
+		case CLAIM_UNIQUE:
+			return row->unique[0];
+		case CLAIM_COLUMN:
+			return row->column;
+		case CLAIM_WHERE:
+			return row->column >= 2 ? row->unique[0] : 0;
+	}
+	return 0;
+}
+
+bool
+rules_rows_conflict(const Row *a, const Row *b)
+{
+	return a->image != 0 && b->image != 0 && rules_claim(a) != 0 && rules_claim(a) == rules_claim(b);
+}
+
+/* As rules_unique: by the version of each row's winner, and of one transaction's rows by key. */
+void
+rules_both(const History *history, unsigned set, Row rows[MAX_KEYS])
+{
+	for (int key = 0; key < n_keys; key++)
+		rows[key] = rules_row(history, set, key);
+	for (int place = history->n; place >= 0; place--)
+		for (int key = n_keys - 1; key >= 0; key--)
+			for (int other = 0; other < n_keys && rows[key].writer == place; other++)
+			{
+				bool		greater = rows[other].writer > place ||
+					(rows[other].writer == place && other > key);
+
+				rows[key].displaced |= greater && !rows[other].displaced &&
+					rules_rows_conflict(&rows[key], &rows[other]);
+			}
 }

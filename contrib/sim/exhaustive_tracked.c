@@ -14,10 +14,8 @@
 
 #define NOBODY (-1)				/* no newcomer: looking again */
 
-static void judge(const History *history, Node *node, int key, int newcomer, Row here);
-static Row	row_of_set(const History *history, Node *node, int key, int newcomer, Row here,
-					   bool *rewrite);
-static int	fold(const P2pKeyVersion *const *standing, uint32_t n);
+static void judge(const History *history, Node *node, int self, int key, int newcomer, Row here);
+static bool fold(const P2pKeyVersion *const *standing, uint32_t n, Row *row);
 static void merge_column(const History *history, Node *node, int key, int newcomer, Row here,
 						 const P2pKeyVersion *const *standing, uint32_t n, Row *row,
 						 bool *rewrite);
@@ -91,7 +89,7 @@ tracked_act(const History *history, Node *node, int self, int txn)
 			newcomer++;
 		if (t->truncate && here.image == 0 && plant == PLANT_truncate_rows_only)
 			continue;
-		judge(history, node, op->key, (int) newcomer, here);
+		judge(history, node, self, op->key, (int) newcomer, here);
 		if (here.image != 0 || row->image == 0)
 			continue;
 
@@ -103,7 +101,7 @@ tracked_act(const History *history, Node *node, int self, int txn)
 		for (newcomer = 0; op_of(&node->sets[op->key].versions[newcomer]) != op;)
 			newcomer++;
 		if (node->sets[op->key].count > known)
-			judge(history, node, op->key, (int) newcomer, here);
+			judge(history, node, self, op->key, (int) newcomer, here);
 	}
 }
 
@@ -119,51 +117,58 @@ tracked_follow_up(const History *history, Node *node, int self, int key)
 	{
 		if (plant != PLANT_no_delete_barrier)
 			node_capture(history, node, self, history->n - 1);
-		judge(history, node, key, NOBODY, node->rows[key]);
+		judge(history, node, self, key, NOBODY, node->rows[key]);
 	}
 	else if (plant != PLANT_no_follow_up && node->rows[key].raw)
 	{
 		node_capture(history, node, self, node->rows[key].writer - 1);
-		judge(history, node, key, NOBODY, node->rows[key]);
+		judge(history, node, self, key, NOBODY, node->rows[key]);
 	}
 	node->touched &= (uint8_t) ~(1u << key);
 }
 
 /* Make the row what the set comes to, given what was here and who came. */
 static void
-judge(const History *history, Node *node, int key, int newcomer, Row here)
+judge(const History *history, Node *node, int self, int key, int newcomer, Row here)
 {
-	bool		rewrite = false;
-	Row			row = row_of_set(history, node, key, newcomer, here, &rewrite);
+	Verdict		verdict = tracked_judge(history, node, self, key, newcomer, here);
+	Row			row = verdict.row;
 
 	if (row.image == 0)
 		row = (Row) {0};
-	else if (!rewrite && row.image == here.image && row.column == here.column)
+	else if (!verdict.rewrite && row.image == here.image && row.column == here.column)
 		return;					/* as it stands here, a client's own or not */
 	row.raw = false;
 	row.writer = 0;
 	node->rows[key] = row;
 }
 
-/* Return that row; *rewrite: stored even if it is the same. */
-static Row
-row_of_set(const History *history, Node *node, int key, int newcomer, Row here, bool *rewrite)
+int
+tracked_writer(const History *history, const P2pKeyVersion *version)
+{
+	return version == NULL ? 0 : txn_of(history, version) + 1;
+}
+
+Verdict
+tracked_judge(const History *history, Node *node, int self, int key, int newcomer, Row here)
 {
 	P2pKeySet  *set = &node->sets[key];
 	const P2pKeyVersion *winner = p2p_keyset_winner(set);
 	const P2pKeyVersion *standing[MAX_VERSIONS];
 	uint32_t	n = p2p_keyset_standing(set, standing, MAX_VERSIONS);
-	bool		newcomer_wins;
+	Verdict		verdict = {.winner = tracked_writer(history, winner), .row = here};
+	bool		foreign;
 	Handler		handler;
-	Row			row = here;
+	Row			folded;
 
 	if (winner == NULL)
-		return here;
-	newcomer_wins = newcomer >= 0 && winner == &set->versions[newcomer];
+		return verdict;
+	foreign = newcomer < 0 && history->txns[verdict.winner - 1].origin != self;
+	verdict.newcomer_wins = newcomer >= 0 && winner == &set->versions[newcomer];
 	if (plant == PLANT_last_arrival && newcomer >= 0)
 	{
 		winner = &set->versions[newcomer];
-		newcomer_wins = true;
+		verdict.newcomer_wins = true;
 	}
 	handler = rules_handler_seen(history, txn_of(history, winner));
 	if (plant == PLANT_arrival_handler)
@@ -172,40 +177,43 @@ row_of_set(const History *history, Node *node, int key, int newcomer, Row here, 
 				!setting->changes[history->txns[i].change].is_merge)
 				handler = (Handler) setting->changes[history->txns[i].change].to;
 
+	verdict.rewrite = verdict.newcomer_wins;
 	if (handler == CUSTOM && n > 1)
 	{
-		int			image = fold(standing, n);
+		Row			newer = rules_stored(op_of(winner));
+		Row			loser = rules_stored(op_of(newcomer < 0 ? winner : &set->versions[newcomer]));
+		bool		answers = fold(standing, n, &folded);
 
 		if (plant == PLANT_fold_pairwise && newcomer >= 0)
-			image = newcomer_wins
-				? rules_function(here.image, op_of(winner)->image)
-				: rules_function(op_of(&set->versions[newcomer])->image, here.image);
-		*rewrite = true;
-		row.image = (uint8_t) (image >= 0 ? image : op_of(winner)->image);
-		row.column = op_of(winner)->column;
+			answers = verdict.newcomer_wins ? rules_function(&here, &newer, &folded) :
+				rules_function(&loser, &here, &folded);
+		verdict.rewrite = true;
+		verdict.row = answers ? folded : newer;
+		verdict.row.column = op_of(winner)->column;
 	}
 	else if (winner->op == P2P_OP_DELETE)
-		row.image = 0;
-	else if (here.image == 0 || newcomer_wins)
-	{
-		row.image = op_of(winner)->image;
-		row.column = op_of(winner)->column;
-	}
-	*rewrite |= newcomer_wins;
-	if (row.image != 0)
-		merge_column(history, node, key, newcomer, here, standing, n, &row, rewrite);
-	return row;
+		verdict.row = (Row) {0};
+	else if (here.image == 0 || verdict.newcomer_wins || foreign)
+		verdict.row = rules_stored(op_of(winner));
+	if (verdict.row.image != 0)
+		merge_column(history, node, key, newcomer, here, standing, n, &verdict.row,
+					 &verdict.rewrite);
+	return verdict;
 }
 
-/* Fold f over the standing; -1: it raised an error. */
-static int
-fold(const P2pKeyVersion *const *standing, uint32_t n)
+/* Fold f over the standing; false: it raised an error. */
+static bool
+fold(const P2pKeyVersion *const *standing, uint32_t n, Row *row)
 {
-	int			image = op_of(standing[0])->image;
+	*row = rules_stored(op_of(standing[0]));
+	for (uint32_t i = 1; i < n; i++)
+	{
+		Row			newer = rules_stored(op_of(standing[i]));
 
-	for (uint32_t i = 1; i < n && image >= 0; i++)
-		image = rules_function(image, op_of(standing[i])->image);
-	return image;
+		if (!rules_function(row, &newer, row))
+			return false;
+	}
+	return true;
 }
 
 /* Set the merged column. */

@@ -686,9 +686,11 @@ rp_apply_truncate(RpApplyTransaction *txn, List *maps, uint8 flags)
 	foreach(cell, maps)
 	{
 		Oid			relid = ((RpRelationMap *) lfirst(cell))->relid;
+		const RpTableHandlers *handlers = rp_handlers_of(relid);
 
 		rp_keyindex_truncate(relid, &txn->slot_version);
-		rp_displaced_truncate(txn, relid);
+		if (handlers == NULL || !handlers->tracked)
+			rp_displaced_truncate(txn, relid);
 	}
 	foreach(cell, rels)
 		table_close(lfirst(cell), NoLock);

@@ -121,6 +121,7 @@ void		rp_siblings_sweep(void);
 typedef enum RpHere
 {
 	RP_HERE_NOTHING,
+	RP_HERE_NOTHING_HOLD,		/* and nobody else is to make a row of that key before our commit, if ours is displaced */
 	RP_HERE_LOCKED,				/* the row in open->local */
 	RP_HERE_GLANCED				/* the same, but not locked: RP_STORE_AGAIN if it has changed */
 } RpHere;

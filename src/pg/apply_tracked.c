@@ -40,7 +40,11 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "displaced.h"
 #include "tracked.h"
+
+/* Displaced rows that are read at once when a table is truncated. */
+#define TRUNCATE_ROWS 64
 
 static P2pKeyVersion version_of_change(RpApplyTransaction *txn, P2pOp op);
 static void newcomer_add(RpApplyTransaction *txn, RpTrackedKey *t, P2pOp op);
@@ -57,6 +61,8 @@ static bool set_has_grown(RpApplyTransaction *txn, RpTrackedKey *t, uint32 count
 static void conflict_note(RpApplyTransaction *txn, RpTrackedKey *t, const RpImage *before, P2pOp op);
 static void truncate_absent_key(RpApplyTransaction *txn, RpOpenRelation *open, RpKeyHash hash,
 								const P2pKeyVersion *version);
+static void truncate_displaced(RpApplyTransaction *txn, RpOpenRelation *open);
+static bool only_deletes_stand(const P2pKeySet *set);
 static void truncate_key(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row,
 						 const P2pKeyVersion *version);
 
@@ -107,7 +113,9 @@ rp_tracked_look(RpApplyTransaction *txn, RpTrackedKey *t)
 		slot_getallattrs(open->local);
 		t->here = rp_image_of_slot(open->local);
 	}
-	else if (rp_displaced_find(open, t->key, &version, open->image))
+	if (rp_displaced_in(open->map->relid))
+		(void) rp_displaced_notes_apply();	/* what a local write has superseded is not here any more */
+	if (!t->row_exists && rp_displaced_find(open, t->key, &version, open->image))
 	{
 		t->is_displaced = true;
 		t->here = rp_image_of_slot(open->image);
@@ -353,6 +361,7 @@ store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted)
 	RpOpenRelation *open = t->open;
 	RpSlotVersion version;
 	RpStored	stored;
+	RpHere		here = RP_HERE_NOTHING;
 
 	*inserted = false;
 	if (t->winner == NULL || t->hands_off)
@@ -370,9 +379,14 @@ store(RpApplyTransaction *txn, RpTrackedKey *t, bool *inserted)
 		return true;
 	version = rp_tracked_slot_version(t->node, t->winner);
 	(void) image_to_slot(t->row, open->store);
-	stored = rp_unique_store(txn, open, t->row_exists ? RP_HERE_LOCKED : RP_HERE_NOTHING, &version);
+	if (t->row_exists)
+		here = RP_HERE_LOCKED;
+	else if (!t->held && t->newcomer >= 0 && absence_matters(t))
+		here = RP_HERE_NOTHING_HOLD;
+	stored = rp_unique_store(txn, open, here, &version);
 	if (stored == RP_STORE_AGAIN)
 		return false;
+	t->held |= here == RP_HERE_NOTHING_HOLD;
 	if (t->over_displaced && stored == RP_STORED)
 		rp_displaced_drop(txn, open, t->key);
 	*inserted = !t->row_exists;
@@ -466,7 +480,51 @@ rp_tracked_truncate(RpApplyTransaction *txn, RpOpenRelation *open)
 	keys = rp_keysets_contested(open->map->relid, &nkeys);
 	for (int i = 0; i < nkeys; i++)
 		truncate_absent_key(txn, open, keys[i], &version);
+	if (rp_displaced_in(open->map->relid))
+		truncate_displaced(txn, open);
 	SetUserIdAndSecContext(save_user, save_sec);
+}
+
+/*
+ * Forget the displaced rows of whose keys only deletes stand, ours among them. Versions don't say it: a function may
+ * have made the row of older versions, because of the truncate, and a version of a greater handler epoch beats it.
+ */
+static void
+truncate_displaced(RpApplyTransaction *txn, RpOpenRelation *open)
+{
+	MemoryContext old = MemoryContextSwitchTo(txn->change_context);
+	Oid			relid = open->map->relid;
+	RpDisplacedRow *last = NULL;
+	List	   *rows;
+
+	rp_displaced_touch(relid);
+	while ((rows = rp_displaced_list(relid, last, TRUNCATE_ROWS)) != NIL)
+	{
+		ListCell   *cell;
+
+		foreach(cell, rows)
+		{
+			last = lfirst(cell);
+			if (only_deletes_stand(rp_keyset_of(relid, last->hash)))
+				rp_displaced_forget(relid, last->hash);
+		}
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(txn->change_context);
+}
+
+/* Does no version of the set stand that stored a row? */
+static bool
+only_deletes_stand(const P2pKeySet *set)
+{
+	const P2pKeyVersion **standing = palloc_array(const P2pKeyVersion *, Max(set->count, 1));
+	uint32		n = p2p_keyset_standing(set, standing, set->count);
+	bool		only = true;
+
+	for (uint32 i = 0; i < n; i++)
+		only &= standing[i]->op == P2P_OP_DELETE;
+	pfree(standing);
+	return only;
 }
 
 /* Judge one row of a table that is being truncated. The table is locked. */

@@ -67,13 +67,16 @@ typedef enum Look
 	LOOK_BUSY
 } Look;
 
-static RpStored store_clashing(RpApplyTransaction *txn, RpOpenRelation *open, bool in_table,
+static bool is_tracked(RpOpenRelation *open);
+static RpStored store_clashing(RpApplyTransaction *txn, RpOpenRelation *open, RpHere here,
 							   const RpSlotVersion *version);
+static bool key_hold(RpOpenRelation *open);
 static void store_displaced(RpApplyTransaction *txn, RpOpenRelation *open,
 							const RpSlotVersion *version, bool existed, List *neighbours,
 							RpNeighbour *greatest);
 static void neighbours_displace(RpApplyTransaction *txn, RpOpenRelation *open,
 								const RpSlotVersion *version, bool existed, List *neighbours);
+static TupleTableSlot *neighbour_add_up(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row);
 static P2pConflict conflict_name(bool existed, List *neighbours);
 static bool neighbours_find(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row,
 							ItemPointer self, bool lock, List **neighbours);
@@ -93,10 +96,11 @@ rp_unique_store(RpApplyTransaction *txn, RpOpenRelation *open, RpHere here,
 				const RpSlotVersion *version)
 {
 	RpStored	stored = RP_STORED;
+	bool		in_table = here == RP_HERE_LOCKED || here == RP_HERE_GLANCED;
 	bool		clashes = false;
 
 	rp_displaced_touch(open->map->relid);
-	if (here == RP_HERE_NOTHING)
+	if (!in_table)
 		clashes = !rp_row_insert(open);
 	else
 	{
@@ -107,10 +111,10 @@ rp_unique_store(RpApplyTransaction *txn, RpOpenRelation *open, RpHere here,
 		clashes = updated == RP_UPDATED_CLASHING;
 	}
 	if (clashes)
-		stored = store_clashing(txn, open, here != RP_HERE_NOTHING, version);
+		stored = store_clashing(txn, open, here, version);
 	if (stored == RP_STORED)
 		pin_renew(open, version);
-	if (stored == RP_STORED && here == RP_HERE_NOTHING && rp_displaced_in(open->map->relid))
+	if (stored == RP_STORED && !in_table && rp_displaced_in(open->map->relid))
 		rp_displaced_drop(txn, open, open->store);	/* the older version of the key */
 	return stored;
 }
@@ -119,9 +123,7 @@ rp_unique_store(RpApplyTransaction *txn, RpOpenRelation *open, RpHere here,
 static void
 pin_renew(RpOpenRelation *open, const RpSlotVersion *version)
 {
-	const RpTableHandlers *handlers = rp_handlers_of(open->map->relid);
-
-	if (handlers != NULL && handlers->tracked && rp_displaced_in(open->map->relid))
+	if (is_tracked(open) && rp_displaced_in(open->map->relid))
 		rp_displaced_pin_renew(open, open->store, version);
 }
 
@@ -133,11 +135,21 @@ rp_unique_delete(RpApplyTransaction *txn, RpOpenRelation *open)
 	rp_row_delete(open, open->local);
 }
 
-/* There was a clash. in_table: the row is written, over its older version; else nothing is left of it. */
+/* Is the row of a key made of its key set? */
+static bool
+is_tracked(RpOpenRelation *open)
+{
+	const RpTableHandlers *handlers = rp_handlers_of(open->map->relid);
+
+	return handlers != NULL && handlers->tracked;
+}
+
+/* There was a clash. If a row was here, ours is written over it; else nothing is left of ours. */
 static RpStored
-store_clashing(RpApplyTransaction *txn, RpOpenRelation *open, bool in_table,
+store_clashing(RpApplyTransaction *txn, RpOpenRelation *open, RpHere here,
 			   const RpSlotVersion *version)
 {
+	bool		in_table = here == RP_HERE_LOCKED || here == RP_HERE_GLANCED;
 	bool		existed = in_table;
 
 	rp_apply_alone(txn);
@@ -159,6 +171,11 @@ store_clashing(RpApplyTransaction *txn, RpOpenRelation *open, bool in_table,
 							RelationGetRelationName(open->rel))));
 		if (verdict == RP_DISPLACED)
 		{
+			if (here == RP_HERE_NOTHING_HOLD && !key_hold(open))
+			{
+				rp_unique_release(neighbours);
+				return RP_STORE_AGAIN;
+			}
 			if (in_table)
 				rp_row_delete(open, open->store);
 			store_displaced(txn, open, version, existed, neighbours, greatest);
@@ -175,6 +192,21 @@ store_clashing(RpApplyTransaction *txn, RpOpenRelation *open, bool in_table,
 		if (rp_row_insert(open))
 			return RP_STORED;
 	}
+}
+
+/* Keep others from making a row of the key in store before our commit; false: there is one. */
+static bool
+key_hold(RpOpenRelation *open)
+{
+	TupleTableSlot *row = MakeSingleTupleTableSlot(RelationGetDescr(open->rel), &TTSOpsHeapTuple);
+	bool		held;
+
+	ExecCopySlot(row, open->store);
+	slot_getallattrs(row);
+	held = rp_row_claim(open, row);
+	ExecCopySlot(open->store, row);
+	ExecDropSingleTupleTableSlot(row);
+	return held;
 }
 
 /* Keep the row out of the table, and those that are in its way comparable for ever. */
@@ -218,7 +250,11 @@ neighbours_displace(RpApplyTransaction *txn, RpOpenRelation *open, const RpSlotV
 		RpNeighbour *other = lfirst(cell);
 		RpConflictRecord record = {0};
 
-		rp_displaced_put(txn, open, other->row, &other->version, open->store, version);
+		TupleTableSlot *summed = neighbour_add_up(txn, open, other->row);
+
+		rp_displaced_put(txn, open, summed ? summed : other->row, &other->version, open->store, version);
+		if (summed)
+			ExecDropSingleTupleTableSlot(summed);
 		rp_row_delete(open, other->row);
 		record.conflict = conflict_name(existed, neighbours);
 		record.incoming_wins = true;
@@ -231,6 +267,39 @@ neighbours_displace(RpApplyTransaction *txn, RpOpenRelation *open, const RpSlotV
 		record.local = other->version;
 		rp_conflict_record(txn, &record);
 	}
+}
+
+/*
+ * A client may have inserted the key of a displaced row, and what both have counted is not added up yet: return the
+ * row with the sum, as it replaces the displaced one; NULL: it is not so. To be dropped.
+ */
+static TupleTableSlot *
+neighbour_add_up(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
+{
+	RpTrackedKey t = {.node = txn->node, .open = open, .newcomer = -1};
+	TupleTableSlot *displaced = NULL;
+	TupleTableSlot *summed = NULL;
+	RpSlotVersion version;
+
+	if (!is_tracked(open) || !rp_displaced_in(open->map->relid))
+		return NULL;
+	displaced = MakeSingleTupleTableSlot(RelationGetDescr(open->rel), &TTSOpsVirtual);
+	if (rp_displaced_find(open, row, &version, displaced))
+	{
+		P2pVersion	older = rp_version_of(txn->node, &version);
+
+		t.handlers = rp_handlers_of(open->map->relid);
+		t.hash = rp_key_hash(open->map, row);
+		t.set = rp_keyset_of(open->map->relid, t.hash);
+		t.here = rp_image_of_slot(row);
+		rp_merge_displaced(&t, rp_image_of_slot(displaced), &older);
+		summed = MakeSingleTupleTableSlot(RelationGetDescr(open->rel), &TTSOpsVirtual);
+		memcpy(summed->tts_values, t.here->values, sizeof(Datum) * open->map->natts);
+		memcpy(summed->tts_isnull, t.here->isnull, sizeof(bool) * open->map->natts);
+		ExecStoreVirtualTuple(summed);
+	}
+	ExecDropSingleTupleTableSlot(displaced);
+	return summed;
 }
 
 /* As the core server names it. */
@@ -498,9 +567,8 @@ static RpSlotVersion
 row_version(RpApplyTransaction *txn, RpOpenRelation *open, TupleTableSlot *row)
 {
 	RpSlotVersion version = rp_row_version(txn, open, row);
-	const RpTableHandlers *handlers = rp_handlers_of(open->map->relid);
 
-	if (handlers != NULL && handlers->tracked)
+	if (is_tracked(open))
 		return tracked_row_version(txn->node, open, row, &version);
 	if (version.seq == 0)
 		(void) rp_displaced_pinned(open, row, &version);

@@ -42,6 +42,7 @@
 #include "crashpoint.h"
 #include "displaced.h"
 #include "handlers.h"
+#include "keyset.h"
 #include "monotonic.h"
 #include "ownlog.h"
 #include "rowbody.h"
@@ -81,7 +82,7 @@ static bool table_walk(Oid relid, bool *settled);
 static bool walk_on(Walk *walk);
 static void row_look(Walk *walk, RpApplyTransaction *txn, RpOpenRelation *open, RpDisplacedRow *row);
 static void row_return(Walk *walk);
-static bool row_is_superseded(RpOpenRelation *open);
+static bool row_is_superseded(RpApplyTransaction *txn, RpOpenRelation *open);
 static void row_confirm(RpApplyTransaction *txn, RpOpenRelation *open);
 static void table_end(Walk *walk);
 static void seqs_read(uint64 *seqs);
@@ -297,6 +298,7 @@ row_look(Walk *walk, RpApplyTransaction *txn, RpOpenRelation *open, RpDisplacedR
 	foreach(cell, neighbours)
 	{
 		RpNeighbour *other = lfirst(cell);
+		RpSlotVersion pinned;
 		MemoryContext old;
 		RpKeyHash  *pin;
 
@@ -307,7 +309,8 @@ row_look(Walk *walk, RpApplyTransaction *txn, RpOpenRelation *open, RpDisplacedR
 		*pin = rp_key_hash(open->map, other->row);
 		walk->pins = lappend(walk->pins, pin);
 		MemoryContextSwitchTo(old);
-		if (rp_slot_version_compare(&other->version, &row->by_version) != 0)
+		if (!rp_displaced_pinned(open, other->row, &pinned) ||
+			rp_slot_version_compare(&other->version, &pinned) != 0)
 			rp_displaced_pin(open, other->row, &other->version);
 	}
 	if (verdict == RP_DISPLACED &&
@@ -343,7 +346,7 @@ row_return(Walk *walk)
 				 errmsg("a table with displaced rows has just gone")));
 	owner_become(open);
 	rp_rowbody_decode(open, row->image, open->store);
-	if (row_is_superseded(open))
+	if (row_is_superseded(&txn, open))
 	{
 		if (!rp_displaced_is_followed(walk->relid, row->hash))
 			rp_displaced_forget(walk->relid, row->hash);
@@ -360,7 +363,11 @@ row_return(Walk *walk)
 					 errmsg("a local transaction has a row of table \"%s\" in work",
 							RelationGetRelationName(open->rel))));
 		if (stored == RP_STORED)	/* else somebody was faster */
+		{
+			/* its version may have been free to be forgotten for long, and this walk not get to whom it displaces */
+			rp_displaced_pin(open, open->store, &row->version);
 			row_confirm(&txn, open);
+		}
 		walk->changed |= stored == RP_STORED;
 	}
 	rp_relation_close(open);
@@ -370,12 +377,14 @@ row_return(Walk *walk)
 	MemoryContextSwitchTo(walk->context);
 }
 
-/* Has a local client written the key anew? Then his version is greater. */
+/* Has a local client written the key anew? Then his version is greater, and known from now on. */
 static bool
-row_is_superseded(RpOpenRelation *open)
+row_is_superseded(RpApplyTransaction *txn, RpOpenRelation *open)
 {
 	if (!rp_row_find(open, open->store, open->local))
 		return false;
+	(void) rp_row_version(txn, open, open->local);
+	rp_own_log_follow_captured();
 	ExecClearTuple(open->local);
 	return true;
 }
@@ -394,8 +403,15 @@ row_confirm(RpApplyTransaction *txn, RpOpenRelation *open)
 	if (!rp_keyindex_tombstone(open->map->relid, rp_key_hash(open->map, open->store), &tombstone) ||
 		rp_slot_version_compare(&tombstone, &txn->slot_version) <= 0)
 		return;
-	if (handlers != NULL && handlers->tracked && tombstone.slot != RP_SELF)
-		return;					/* remote deletes have been judged with the key's set */
+	if (handlers != NULL && handlers->tracked)
+	{
+		const P2pKeyVersion *winner = p2p_keyset_winner(rp_keyset_of(open->map->relid,
+																	 rp_key_hash(open->map, open->store)));
+
+		/* remote deletes have been judged with the key's set; and a greater handler epoch beats a local one */
+		if (tombstone.slot != RP_SELF || (winner != NULL && winner->op != P2P_OP_DELETE))
+			return;
+	}
 	CommandCounterIncrement();
 	rp_row_delete(open, open->store);
 }

@@ -21,6 +21,9 @@
 #include "keyset.h"
 #include "logpass.h"
 
+/* Displaced rows that are read at once after a truncate. */
+#define TRUNCATE_ROWS 64
+
 /* What the own log has told: a row superseded by a local write, or a truncate of the table. */
 typedef struct LocalNote
 {
@@ -35,7 +38,9 @@ static HTAB *notes = NULL;		/* LocalNote, by hash; made with the first */
 static HTAB *notes_make(void);
 static void note_add(Oid relid, RpKeyHash hash, bool every, const RpSlotVersion *version);
 static bool has_counter(const RpTableHandlers *handlers);
+static bool sum_is_due(Oid relid, RpKeyHash hash);
 static bool note_stands(const LocalNote *note);
+static void note_apply(const LocalNote *note);
 
 static HTAB *
 notes_make(void)
@@ -111,15 +116,22 @@ has_counter(const RpTableHandlers *handlers)
 bool
 rp_displaced_is_followed(Oid relid, RpKeyHash hash)
 {
+	if (!sum_is_due(relid, hash))
+		return false;
+	rp_keyset_touch(relid, hash);
+	return true;
+}
+
+/* Has a client inserted the key anew, so that counters are to be added up? */
+static bool
+sum_is_due(Oid relid, RpKeyHash hash)
+{
 	const P2pKeyVersion *winner;
 
 	if (!has_counter(rp_handlers_of(relid)))
 		return false;
 	winner = p2p_keyset_winner(rp_keyset_of(relid, hash));
-	if (winner == NULL || winner->op == P2P_OP_DELETE)
-		return false;
-	rp_keyset_touch(relid, hash);
-	return true;
+	return winner != NULL && winner->op != P2P_OP_DELETE;
 }
 
 /*
@@ -132,12 +144,41 @@ note_stands(const LocalNote *note)
 	const RpTableHandlers *handlers = rp_handlers_of(note->relid);
 	const P2pKeyVersion *winner;
 
-	if (note->every || handlers == NULL || !handlers->tracked)
+	if (handlers == NULL || !handlers->tracked)
 		return true;
-	if (rp_displaced_is_followed(note->relid, note->hash))
-		return false;
+	if (sum_is_due(note->relid, note->hash))
+		return false;			/* the key was touched when the note was made */
 	winner = p2p_keyset_winner(rp_keyset_of(note->relid, note->hash));
 	return winner == NULL || ((RpKeyPayload *) winner->payload)->slot == RP_SELF;
+}
+
+/* Forget what a note supersedes. A truncate is asked key by key where the table is tracked. */
+static void
+note_apply(const LocalNote *note)
+{
+	const RpTableHandlers *handlers = rp_handlers_of(note->relid);
+	LocalNote	one = *note;
+	RpDisplacedRow *last = NULL;
+	List	   *rows;
+
+	if (!note->every || handlers == NULL || !handlers->tracked)
+	{
+		if (note_stands(note))
+			rp_displaced_forget_older(note->relid, note->every ? NULL : &note->hash, &note->version);
+		return;
+	}
+	while ((rows = rp_displaced_list(note->relid, last, TRUNCATE_ROWS)) != NIL)
+	{
+		ListCell   *cell;
+
+		foreach(cell, rows)
+		{
+			last = lfirst(cell);
+			one.hash = last->hash;
+			if (note_stands(&one))
+				rp_displaced_forget_older(one.relid, &one.hash, &one.version);
+		}
+	}
 }
 
 bool
@@ -150,10 +191,7 @@ rp_displaced_notes_apply(void)
 		return false;
 	hash_seq_init(&scan, notes);
 	while ((note = hash_seq_search(&scan)) != NULL)
-	{
-		if (note_stands(note))
-			rp_displaced_forget_older(note->relid, note->every ? NULL : &note->hash, &note->version);
-	}
+		note_apply(note);
 	return true;
 }
 

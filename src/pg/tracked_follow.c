@@ -179,8 +179,10 @@ row_follow(RpApplyTransaction *txn, RpTrackedKey *t)
 }
 
 /*
- * Is the row as a local client left it, by a version that is in the set? What the set no longer
- * holds is stable, and its row is what it should be.
+ * Is the row as a local client left it, by a version that is in the set, and should it be another's? What the
+ * set no longer holds is stable, and its row is what it should be. If the client's version is the winner his
+ * row is right, too: where that could hang on others, apply holds the key. And not all that
+ * looks like his is: a row that was made of several, and has come back under the greatest version of these.
  */
 static bool
 row_is_raw(RpTrackedKey *t)
@@ -192,7 +194,8 @@ row_is_raw(RpTrackedKey *t)
 		RpSlotVersion v = rp_tracked_slot_version(t->node, &t->set->versions[i]);
 
 		if (v.slot == RP_SELF && v.seq == t->row_version.seq)
-			return true;
+			return rp_tracked_slot_version(t->node, p2p_keyset_winner(t->set)).seq != v.seq ||
+				rp_tracked_slot_version(t->node, p2p_keyset_winner(t->set)).slot != v.slot;
 	}
 	return false;
 }

@@ -1,0 +1,177 @@
+# Tables that have a conflict handler or a column merge besides a further unique index, case by
+# case: each was found by trying all small histories (contrib/sim, unique_and_custom and its siblings),
+# and ended different on the nodes. The storm over such tables is 068.
+#
+#	a truncate, and a row that a function makes of it and of an older one
+#	a local delete that is decoded only while a row is found to be displaced
+#	a client who inserts a key while its row is being displaced
+#	a client who inserts the key of a displaced row that has counted
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Replp2p;
+
+my @tables = qw(made kept summed);
+my $g = Replp2p->group([ 'a', 'b', 'c' ], schema => join('', map { "CREATE TABLE $_ (id int PRIMARY KEY, u int UNIQUE, n int NOT NULL DEFAULT 0);\n" } @tables) . <<'SQL');
+CREATE TABLE other (id int PRIMARY KEY);
+CREATE FUNCTION older(older made, newer made, conflict replp2p.conflict) RETURNS made LANGUAGE sql IMMUTABLE
+RETURN coalesce(older, newer);
+SQL
+$g->sql('a', "SELECT replp2p.set_conflict_handler('made', 'custom', 'older(made, made, replp2p.conflict)')");
+$g->sql('a', "SELECT replp2p.set_conflict_handler('kept', 'vector_clock')");
+$g->sql('a', "SELECT replp2p.set_column_merge('summed', 'n', 'counter')");
+$g->sync;
+$g->eventually($_, "SELECT count(*) = 3 FROM replp2p.tables WHERE handler <> 'last_writer_wins' OR merges <> '{}'") foreach $g->names;
+
+# What stands in a table, and what is displaced.
+sub state
+{
+	my ($name, $t) = @_;
+	return $g->sql($name, <<"SQL");
+SELECT coalesce(string_agg(concat_ws(' ', id, u, n), ', ' ORDER BY id), 'none') || ' | ' ||
+	(SELECT coalesce(string_agg(concat_ws(' ', row ->> 'id', row ->> 'u', row ->> 'n'), ', ' ORDER BY key), 'none')
+	 FROM replp2p.displaced WHERE relation = '$t'::regclass) FROM $t
+SQL
+}
+
+# Wait until a node has this in a table.
+sub has
+{
+	my ($name, $t, $expected) = @_;
+	return $g->wait_until(sub { state($name, $t) eq $expected }) || diag("$name: " . state($name, $t)) && 0;
+}
+
+sub ends
+{
+	my ($t, $what, $expected) = @_;
+
+	$g->sync;
+	ok(has($_, $t, $expected), "$what: $_") foreach $g->names;
+	return;
+}
+
+sub captured
+{
+	my ($name) = @_;
+	return $g->sql($name, 'SELECT replp2p.wait_for_token(replp2p.current_token())');
+}
+
+sub apply_waits
+{
+	my ($name) = @_;
+	return $g->eventually($name,
+		"SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'replp2p apply' AND backend_xid IS NOT NULL AND wait_event_type = 'Extension'");
+}
+
+# A truncate that has not seen two rows of one value: the function keeps both, one of them displaced.
+$g->sql('c', "SELECT replp2p.pause_apply()");
+$g->sql('a', "SELECT replp2p.pause_apply()");
+$g->sql('b', "SELECT replp2p.pause_apply()");
+$g->sql('a', "INSERT INTO made VALUES (1, 10)");
+$g->sql('b', "INSERT INTO made VALUES (2, 10)");
+$g->sql($_, "SELECT replp2p.resume_apply()") foreach 'a', 'b';
+ok(has($_, 'made', '2 10 0 | 1 10 0'), "one displaces the other on $_") foreach 'a', 'b';
+$g->sql('c', "TRUNCATE made");
+$g->sql('c', "SELECT replp2p.resume_apply()");
+ends('made', 'a truncate keeps the displaced row that the function wants', '2 10 0 | 1 10 0');
+$g->sql('b', "DELETE FROM made WHERE id = 2");
+ends('made', 'it comes back', '1 10 0 | none');
+$g->sql('b', "TRUNCATE made");
+ends('made', 'and goes by a truncate that has seen it', 'none | none');
+
+# A local delete which is decoded while apply finds out who is in the way of a row of that key.
+foreach my $t (@tables)
+{
+	$g->sql('a', "INSERT INTO $t VALUES (1, 20)");
+	$g->sync;
+	$g->sql_all('SELECT replp2p.pause_apply()');
+	$g->sql('a', "UPDATE $t SET n = 1 WHERE id = 1");
+	my $pid = $g->sql('b', 'SELECT pid FROM replp2p.stat_capture');
+	kill 'STOP', $pid;
+	$g->sql('b', "BEGIN; DELETE FROM $t WHERE id = 1; INSERT INTO $t VALUES (2, 20); COMMIT");
+	$g->sql('b', 'SELECT replp2p.resume_apply()');
+	ok(apply_waits('b'), "$t: apply waits for capture");
+	kill 'CONT', $pid;
+	$g->sql_all('SELECT replp2p.resume_apply()');
+	# the function keeps the older, which is an update here
+	ends($t, "$t: a delete decoded meanwhile", $t eq 'made' ? '2 20 0 | 1 20 1' : '2 20 0 | none');
+	$g->sql('c', "DELETE FROM $t");
+	$g->sql('c', "DELETE FROM $t");
+	$g->sync;
+	$g->sql('a', "TRUNCATE $t");
+	ends($t, "$t: empty again", 'none | none');
+}
+
+# While a row is being displaced, whoever inserts its key waits for apply, and so has seen it.
+$g->sql_all('SELECT replp2p.pause_apply()');
+$g->sql('b', "BEGIN; INSERT INTO made VALUES (1, 30); INSERT INTO other VALUES (1); COMMIT");
+$g->sql('a', "INSERT INTO made VALUES (2, 30)");
+captured('a');
+my $lock = $g->node('a')->background_psql('postgres');
+$lock->query_safe('BEGIN; LOCK TABLE other');
+$g->sql('a', 'SELECT replp2p.resume_apply()');
+ok($g->eventually('a', "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND relation = 'other'::regclass"),
+	'apply has displaced a row, and not committed');
+my $client = $g->node('a')->background_psql('postgres');
+$client->query_until(qr/start/, "\\echo start\nINSERT INTO made VALUES (1, 31);\n");
+my $waits = $g->wait_until(sub {
+	return $g->sql('a', "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO made%'") ||
+		$g->sql('a', "SELECT count(*) FROM made WHERE id = 1");
+});
+is($g->sql('a', "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO made%'"),
+	1, 'whoever inserts its key waits');
+$lock->query_safe('COMMIT');
+$lock->quit;
+$client->quit;
+$g->sql_all('SELECT replp2p.resume_apply()');
+ends('made', 'and has written over it', '1 31 0, 2 30 0 | none');
+
+# A client writes over a displaced row that has counted. He is waited for before that is forgotten; and if his own row
+# is displaced before both were added up, it is with the sum.
+sub write_over
+{
+	my ($worker, $on_a, $on_b, $what, $expected) = @_;
+	my $pid = $g->sql('a', "SELECT pid FROM pg_stat_activity WHERE application_name = 'replp2p $worker'");
+
+	$g->sql('b', "SELECT replp2p.pause_apply()");
+	kill 'STOP', $pid;
+	$g->sql('a', $on_a);
+	captured('a') if $worker eq 'apply';
+	$g->sql('b', $on_b);
+	ok($worker eq 'apply' ? $g->eventually('a', "SELECT lag_transactions > 0 FROM replp2p.stat_lag WHERE origin = 'b'") :
+		apply_waits('a'), "$what: $worker is behind");
+	kill 'CONT', $pid;
+	$g->sql('b', "SELECT replp2p.resume_apply()");
+	ends('summed', $what, $expected);
+	return;
+}
+
+# Two rows of one value, the first of them displaced.
+sub displace
+{
+	my ($first, $second) = @_;
+
+	$g->sync;
+	$g->sql_all('SELECT replp2p.pause_apply()');
+	$g->sql('a', "INSERT INTO summed VALUES ($first)");
+	$g->sql('b', "INSERT INTO summed VALUES ($second)");
+	$g->sql_all('SELECT replp2p.resume_apply()');
+	return;
+}
+
+$g->sql('b', "INSERT INTO summed VALUES (3, 3)");
+displace('1, 50, 5', '2, 50, 7');
+ends('summed', 'a counter is displaced', '2 50 7, 3 3 0 | 1 50 5');
+write_over('capture', "BEGIN; DELETE FROM summed WHERE id = 2; INSERT INTO summed VALUES (1, 51, 20); COMMIT",
+	"UPDATE summed SET n = 1 WHERE id = 3", 'written over', '1 51 25, 3 3 1 | none');
+displace('4, 60, 5', '5, 60, 7');
+ends('summed', 'another one', '1 51 25, 3 3 1, 5 60 7 | 4 60 5');
+write_over('apply', "INSERT INTO summed VALUES (4, 61, 20)", "UPDATE summed SET u = 61 WHERE id = 5",
+	'written over and displaced', '1 51 25, 3 3 1, 5 61 7 | 4 61 25');
+write_over('apply', "TRUNCATE summed", "INSERT INTO summed VALUES (4, 62, 30)",
+	'truncated, and written anew', '4 62 30 | none');
+
+$g->stop;
+done_testing();
