@@ -289,6 +289,7 @@ $node{a}->start;
 $g->sync;
 $g->same('t', 'what b had of c comes to a');
 is($g->sql('a', 'SELECT v FROM t WHERE id = 7000'), 'before a forced leave', 'also after c has gone');
+ok($g->eventually('a', "SELECT count(*) = 0 FROM replp2p.stat_members WHERE node_name = 'c' AND state <> 'left'"), 'and that it has gone');
 
 #
 # DROP EXTENSION, with all workers at work: warned of, while the others count this node.
