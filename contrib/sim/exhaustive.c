@@ -332,7 +332,7 @@ choose_operation(History *history, int n, int nodes, int keys)
 				return false;
 		}
 	}
-	if (is_both() && !choose_pair(history, n, nodes))
+	if (is_both() && n_keys > 1 && !choose_pair(history, n, nodes))
 		return false;
 	begin(t, "truncate", 0, 0);
 	t->truncate = true;
