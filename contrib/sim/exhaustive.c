@@ -100,6 +100,39 @@ static const char *const plant_names[] = {
 #undef PLANT_TEXT
 };
 
+/*
+ * Where the plants are found that take more than two operations. Where there are too many histories of
+ * that length, only those whose transactions are of these kinds are tried, with all else left open.
+ */
+static const struct
+{
+	const char *setting;
+	int			ops;
+	int			keys;
+	const char *kinds[MAX_TXNS];
+}			places[N_PLANTS] = {
+	[PLANT_no_floor] = {"last_writer_wins", 3, 1},
+	[PLANT_follow_rows_only] = {"custom", 3, 2},
+	[PLANT_lost_touch] = {"custom", 3, 2},
+	[PLANT_truncate_rows_only] = {"custom", 3, 2},
+	[PLANT_no_epochs] = {"counter_and_vector_clock", 3, 1},
+	[PLANT_delete_by_stamp] = {"counter_and_vector_clock", 3, 1},
+	[PLANT_arrival_handler] = {"to_custom", 3, 1},
+	[PLANT_late_count] = {"unique_and_custom", 3, 2},
+	[PLANT_truncate_displaced] = {"unique_and_custom", 3, 2},
+	[PLANT_early_superseded] = {"unique_and_counter", 3, 2},
+	[PLANT_fold_winner] = {"unique_and_custom", 3, 2},
+	[PLANT_unheld] = {"unique_and_custom", 3, 2},
+	[PLANT_no_notes] = {"unique_and_custom", 3, 2},
+	[PLANT_late_pin] = {"unique_max", 3, 3},
+	[PLANT_lost_count] = {"unique_and_counter", 4, 2, {"insert", "insert", "insert", "update"}},
+	[PLANT_late_notes] = {"unique_and_counter", 4, 2, {"insert", "insert", "truncate", "insert"}},
+	[PLANT_delete_of_old] = {"unique_to_custom", 4, 2,
+		{"handler", "write both", "delete", "update"}},
+	[PLANT_truncate_of_old] = {"unique_to_custom", 4, 2,
+		{"handler", "insert", "truncate", "insert"}},
+};
+
 const Setting *setting;
 Plant		plant = NOTHING;
 int			n_keys;
@@ -332,7 +365,7 @@ choose_operation(History *history, int n, int nodes, int keys)
 				return false;
 		}
 	}
-	if (is_both() && !choose_pair(history, n, nodes))
+	if (is_both() && n_keys > 1 && !choose_pair(history, n, nodes))
 		return false;
 	begin(t, "truncate", 0, 0);
 	t->truncate = true;
@@ -403,7 +436,9 @@ is_refused(const History *history, int n)
 static bool
 with(History *history, int n, int nodes, int keys)
 {
-	if (is_refused(history, n))
+	const char *kind = places[plant].kinds[n];
+
+	if ((kind != NULL && strcmp(history->txns[n].text, kind) != 0) || is_refused(history, n))
 		return true;
 	return extend(history, n + 1, nodes, keys);
 }
@@ -515,7 +550,19 @@ try_settings(const char *only, int ops, int keys)
 	return wrong;
 }
 
-/* Is the planted mistake found? The shortest histories first. */
+/* Is the planted mistake found in this setting? */
+static bool
+found_in(const Setting *chosen, int ops, int keys)
+{
+	if (try_setting(chosen, ops, keys))
+		return false;
+	printf("ok - %s: found in %s with %d operations on %d keys, history %lu\n",
+		   plant_names[plant], chosen->name, ops, n_keys, counts.histories);
+	fflush(stdout);
+	return true;
+}
+
+/* Is the planted mistake found? Where places says, or else anywhere, the shortest histories first. */
 static bool
 try_plant(void)
 {
@@ -523,21 +570,18 @@ try_plant(void)
 	{
 		int			ops;
 		int			keys;
-	}			sizes[] = {{2, 2}, {2, 3}, {3, 2}, {3, 3}, {4, 1}, {4, 2}};
+	}			sizes[] = {{2, 2}, {2, 3}, {3, 2}, {3, 3}};
+	const char *name = places[plant].setting;
 
-	for (int size = 0; size < (int) (sizeof sizes / sizeof sizes[0]); size++)
+	for (int i = 0; i < N_SETTINGS; i++)
+		if (name != NULL && strcmp(name, settings[i].name) == 0 &&
+			found_in(&settings[i], places[plant].ops, places[plant].keys))
+			return true;
+	for (int size = 0; name == NULL && size < (int) (sizeof sizes / sizeof sizes[0]); size++)
 		for (int i = 0; i < N_SETTINGS; i++)
 			if (!settings[i].refused && (sizes[size].keys < 3 || settings[i].unique) &&
-				(sizes[size].ops * sizes[size].keys < 8 ||
-				 (settings[i].unique && (settings[i].merge == COUNTER || settings[i].nchanges > 0))) &&
-				!try_setting(&settings[i], sizes[size].ops, sizes[size].keys))
-			{
-				printf("ok - %s: found in %s with %d operations on %d keys, history %lu\n",
-					   plant_names[plant], settings[i].name, sizes[size].ops, sizes[size].keys,
-					   counts.histories);
-				fflush(stdout);
+				found_in(&settings[i], sizes[size].ops, sizes[size].keys))
 				return true;
-			}
 	printf("not ok - %s: not found\n", plant_names[plant]);
 	return false;
 }
@@ -597,7 +641,7 @@ main(int argc, char **argv)
 	draw_state = seed * 0x9E3779B97F4A7C15ULL | 1;
 	if (ops < 1 || ops > MAX_TXNS || keys < 0 || keys > MAX_KEYS)
 		return usage();
-	if (plant != NOTHING)
+	if (plant != NOTHING && only == NULL)
 		return try_plant() ? 0 : 1;
 	if (!plants)
 		return try_settings(only, ops, keys) > 0;

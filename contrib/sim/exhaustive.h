@@ -96,7 +96,6 @@ typedef struct Setting
 	X(drop_loser, "a displaced row is thrown away") \
 	X(no_pins, "a row that displaces another becomes older than everything once stable") \
 	X(low_winner, "a row that displaces another has the version that is left in its key's set") \
-	X(pinned_before, "who is known to displace a row counts as pinned") \
 	X(late_count, "what capture has read while a row was stored is not judged") \
 	X(truncate_displaced, "a truncate removes displaced rows by their versions") \
 	X(early_superseded, "who has written over a displaced row is not waited for") \
@@ -233,7 +232,6 @@ typedef struct Node
 	uint8_t		noted[MAX_KEYS];	/* transaction + 1 that wrote over a displaced row */
 	uint8_t		noted_all;		/* the same of a truncate */
 	uint8_t		pins[MAX_KEYS]; /* transaction + 1 */
-	uint8_t		by[MAX_KEYS];	/* version of what displaces the row, as shown */
 	Row			displaced[MAX_KEYS];	/* writer: its version */
 	uint16_t	covered[MAX_KEYS];	/* in the sets: bit 2 * transaction + (step & 1) */
 	Row			rows[MAX_KEYS];

@@ -53,7 +53,7 @@ static bool unique_store(Work *w, int key, Row row, bool in_table);
 static int	claimant(const Node *node, int key, const Row *row);
 static int	version_in_table(Work *w, int key);
 static bool stands(int key, int version, int other, int others_version);
-static void displace(Node *node, int key, const Row *row, int version, int by);
+static void displace(Node *node, int key, const Row *row, int version);
 static void pin(Node *node, int key, int version);
 static void drop_displaced(Node *node, int key);
 static void truncate(const History *history, Node *node, int self, int txn);
@@ -219,7 +219,7 @@ unique_store(Work *w, int key, Row row, bool in_table)
 		if (w->newcomer >= 0 && absence_matters(w) && plant != PLANT_unheld)
 			node->locked |= (uint8_t) (1u << key);
 		node->rows[key] = (Row) {0};
-		displace(node, key, &row, version, others_version);
+		displace(node, key, &row, version);
 		return false;
 	}
 	if (other >= 0)
@@ -231,7 +231,7 @@ unique_store(Work *w, int key, Row row, bool in_table)
 			plant != PLANT_lost_count)
 			theirs.column = (int16_t) (theirs.column + counted(w, other));
 		pin(node, key, version);
-		displace(node, other, &theirs, others_version, version);
+		displace(node, other, &theirs, others_version);
 		node->rows[other] = (Row) {0};
 	}
 	row.writer = (uint8_t) w->writer;
@@ -281,12 +281,11 @@ stands(int key, int version, int other, int others_version)
 }
 
 static void
-displace(Node *node, int key, const Row *row, int version, int by)
+displace(Node *node, int key, const Row *row, int version)
 {
 	node->displaced[key] = *row;
 	node->displaced[key].writer = (uint8_t) version;
 	node->displaced[key].raw = false;
-	node->by[key] = (uint8_t) by;
 	node->may_be_displaced |= (uint8_t) (1u << key);
 	node->may_displace = node->dirty = true;
 	if (!node->holds)
@@ -305,7 +304,6 @@ static void
 drop_displaced(Node *node, int key)
 {
 	node->displaced[key] = (Row) {0};
-	node->by[key] = 0;
 	node->dirty |= node->may_displace;
 }
 
@@ -591,14 +589,10 @@ both_walk(const History *history, Node *node, int self, bool partly)
 			if (other >= 0 && others_version >= version)
 			{
 				pinned |= 1u << other;
-				if (plant != PLANT_pinned_before || others_version != node->by[key])
-					pin(node, other, others_version);
+				pin(node, other, others_version);
 			}
 			if (other >= 0 && !stands(key, version, other, others_version))
-			{
-				node->by[key] = (uint8_t) others_version;
 				continue;
-			}
 			come_back(&w, key);
 			node->dirty = true;
 			if (partly)

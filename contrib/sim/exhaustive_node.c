@@ -36,6 +36,7 @@
 #define SIGNATURE offsetof(Node, sets)
 #define MAX_SEEN 65536			/* states of one node in one history; a power of 2 */
 #define MAX_DEPTH 64
+#define MAX_WALKS (2 * MAX_KEYS + 2)	/* until all displaced rows are where they belong */
 
 /*
  * Up to here every cut that can be stable is forgotten by itself, and restarts happen anywhere;
@@ -71,6 +72,7 @@ static bool try_act(Search *search, const Node *node);
 static bool try_commit(Search *search, const Node *node);
 static bool try_forget(Search *search, const Node *node);
 static bool try_restart(Search *search, const Node *node);
+static bool walks_end(const Search *search, const Node *node);
 static bool try_follow_up(Search *search, const Node *node);
 static bool is_right(const Search *search, const Node *node);
 static void rows_act(const History *history, Node *node, int self, int txn);
@@ -405,6 +407,18 @@ try_commit(Search *search, const Node *node)
 	return step(search, &next, "commit", node->acting - 1u);
 }
 
+/* Do walks over displaced rows come to an end, if nothing else happens? */
+static bool
+walks_end(const Search *search, const Node *node)
+{
+	Node		next;
+
+	node_copy(&next, node);
+	for (int i = 0; i < MAX_WALKS && both_is_to_walk(&next, search->own); i++)
+		both_walk(search->history, &next, search->self, false);
+	return !both_is_to_walk(&next, search->own);
+}
+
 static bool
 try_follow_up(Search *search, const Node *node)
 {
@@ -426,12 +440,14 @@ try_follow_up(Search *search, const Node *node)
 		if (!step(search, &next, "follow up", (unsigned) key))
 			return false;
 	}
-	for (unsigned partly = 0; is_both() && partly < 2; partly++)
+	if (!is_both() || !both_is_to_walk(node, search->own))
+		return true;
+	if (!walks_end(search, node))
+		return false;
+	for (unsigned partly = 0; partly < 2; partly++)
 	{
 		Node		next;
 
-		if (!both_is_to_walk(node, search->own))
-			return true;
 		node_copy(&next, node);
 		both_walk(search->history, &next, search->self, partly != 0);
 		if (!step(search, &next, "walk", partly))
