@@ -407,7 +407,7 @@ try_commit(Search *search, const Node *node)
 	return step(search, &next, "commit", node->acting - 1u);
 }
 
-/* Do walks over displaced rows come to an end, if nothing else happens? */
+/* Do walks over displaced rows come to an end, if only keys are looked at again between them? */
 static bool
 walks_end(const Search *search, const Node *node)
 {
@@ -415,7 +415,12 @@ walks_end(const Search *search, const Node *node)
 
 	node_copy(&next, node);
 	for (int i = 0; i < MAX_WALKS && both_is_to_walk(&next, search->own); i++)
+	{
+		for (int key = 0; key < n_keys; key++)
+			if (in(next.touched, key))
+				both_follow_up(search->history, &next, search->self, key);
 		both_walk(search->history, &next, search->self, false);
+	}
 	return !both_is_to_walk(&next, search->own);
 }
 
