@@ -83,7 +83,10 @@ typedef struct LeaveColumns
 } LeaveColumns;
 
 static bool has_looked(RpLeave *leave);
-static bool all_have_met(RpLeave *leave);
+static bool all_say(const RpLeave *leave,
+					bool (*says) (const RpLeave *leave, const P2pNodeState *state));
+static bool has_met(const RpLeave *leave, const P2pNodeState *state);
+static bool has_leave(const RpLeave *leave, const P2pNodeState *state);
 static bool say(RpLeave *leave);
 static uint64 find_leave_seq(RpNode *node, const RpIdentity *me);
 static uint64 look_between(const RpIdentity *me, RpLogReader *reader, uint64 last_seq);
@@ -120,7 +123,7 @@ rp_leave_say(RpLeave *leave)
 		leave->generation = loaded;
 		leave->barrier = InvalidXLogRecPtr;
 	}
-	if (has_looked(leave) && settled && all_have_met(leave) && say(leave))
+	if (has_looked(leave) && settled && all_say(leave, has_met) && say(leave))
 		leave->barrier = InvalidXLogRecPtr;
 }
 
@@ -154,9 +157,9 @@ has_looked(RpLeave *leave)
 	return true;
 }
 
-/* Have all other members applied what this node had? */
+/* Do the states of all admitted members say it? One whose state is not known says nothing. */
 static bool
-all_have_met(RpLeave *leave)
+all_say(const RpLeave *leave, bool (*says) (const RpLeave *leave, const P2pNodeState *state))
 {
 	RpNode	   *node = leave->node;
 	int			nmembers;
@@ -173,11 +176,25 @@ all_have_met(RpLeave *leave)
 		LWLockAcquire(&node->lock, LW_SHARED);
 		counts = node->members[slot].status == RP_MEMBER_ADMITTED;
 		LWLockRelease(&node->lock);
-		if (counts && (!rp_state_read(node, slot, memory, &state) ||
-					   !p2p_member_has_met(&state.ack, &leave->had)))
+		if (counts && (!rp_state_read(node, slot, memory, &state) || !says(leave, &state)))
 			return false;
 	}
 	return true;
+}
+
+/* Has it applied what this node had? */
+static bool
+has_met(const RpLeave *leave, const P2pNodeState *state)
+{
+	return p2p_member_has_met(&state->ack, &leave->had);
+}
+
+/* Does it store the leave, and what that depends on, and has nothing more to pull? */
+static bool
+has_leave(const RpLeave *leave, const P2pNodeState *state)
+{
+	return state->phase != P2P_PHASE_JOINING &&
+		p2p_member_has_leave(&state->stored, &leave->me->self, leave->seq, &leave->had);
 }
 
 /* Write the leave row; false: a user's transaction that changes membership is in the way. */
@@ -211,34 +228,12 @@ say(RpLeave *leave)
 bool
 rp_leave_may_go(RpLeave *leave)
 {
-	RpNode	   *node = leave->node;
-	int			nmembers;
-
 	if (!has_looked(leave))
 		return false;
 	if (!leave->seq_known)
-		leave->seq = find_leave_seq(node, leave->me);
+		leave->seq = find_leave_seq(leave->node, leave->me);
 	leave->seq_known = true;
-
-	LWLockAcquire(&node->lock, LW_SHARED);
-	nmembers = node->nmembers;
-	LWLockRelease(&node->lock);
-	for (int slot = RP_SELF + 1; slot < nmembers; slot++)
-	{
-		uint8		memory[P2P_STATE_MAX_SIZE];
-		P2pNodeState state;
-		bool		counts;
-
-		LWLockAcquire(&node->lock, LW_SHARED);
-		counts = node->members[slot].status == RP_MEMBER_ADMITTED;
-		LWLockRelease(&node->lock);
-		if (counts && (!rp_state_read(node, slot, memory, &state) ||
-					   state.phase == P2P_PHASE_JOINING ||
-					   !p2p_member_has_leave(&state.stored, &leave->me->self, leave->seq,
-											 &leave->had)))
-			return false;
-	}
-	return true;
+	return all_say(leave, has_leave);
 }
 
 /* Return the seq of the transaction with our leave row; 0 if the log does not have it any more. */
