@@ -1,7 +1,7 @@
-# A node joins in the midst of conflicts of which none is stable: c applies nothing, and is cut off after
+# A node joins in the midst of conflicts, most of which are not stable: c applies nothing, and is cut off after
 # the others have got half of what it writes; b, by which d joins, lacks what a writes. There are
-# displaced rows, siblings, rows that a custom function has folded, counters and extremes of several
-# versions, and counters that are displaced.
+# displaced rows, siblings (some of both stand in no change log any more), rows that a custom function
+# has folded, counters and extremes of several versions, and counters that are displaced.
 #
 # d is killed while it copies, before its copy counts, and while it catches up; meanwhile rows are displaced on b
 # and come back, and siblings are covered. When ready it has what a and b have, and writes. Then c meets them
@@ -21,6 +21,8 @@ CREATE TABLE kept (id int PRIMARY KEY, v text);
 CREATE TABLE made (id int PRIMARY KEY, v text);
 CREATE TABLE merged (id int PRIMARY KEY, n int NOT NULL DEFAULT 0, hi int NOT NULL DEFAULT 0, lo int NOT NULL DEFAULT 100);
 CREATE TABLE summed (id int PRIMARY KEY, u int UNIQUE, n int NOT NULL DEFAULT 0);
+CREATE TABLE filler (b bytea);
+ALTER TABLE filler ALTER b SET STORAGE EXTERNAL;
 CREATE FUNCTION fold(older made, newer made, conflict replp2p.conflict) RETURNS made LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN older IS NULL OR newer IS NULL THEN coalesce(older, newer)
 	ELSE ROW(newer.id, '(' || older.v || '>' || newer.v || ')')::made END;
@@ -36,10 +38,12 @@ $g->sync;
 $g->eventually($_, "SELECT count(*) = 4 FROM replp2p.tables WHERE handler <> 'last_writer_wins' OR merges <> '{}'") foreach $g->names;
 $g->sql('a', <<'SQL');
 INSERT INTO plain SELECT i, i, 's' FROM generate_series(1, 9) i;
-INSERT INTO kept SELECT i, 's' FROM generate_series(1, 4) i;
+INSERT INTO plain VALUES (21, 21, 's'), (22, 22, 's');
+INSERT INTO kept SELECT i, 's' FROM generate_series(1, 5) i;
 INSERT INTO made SELECT i, 's' FROM generate_series(1, 3) i;
 INSERT INTO merged SELECT i FROM generate_series(1, 3) i;
 INSERT INTO summed SELECT i, i FROM generate_series(1, 8) i;
+INSERT INTO summed VALUES (21, 21), (22, 22);
 SQL
 $g->sync;
 
@@ -75,6 +79,22 @@ sub ends
 # Wait until what a node has committed is in its log.
 sub captured { return $g->sql($_[0], 'SELECT replp2p.wait_for_token(replp2p.current_token())') }
 
+# Conflicts that are stable when the others begin, and in no change log any more.
+$g->sql_all('SELECT replp2p.pause_apply()');
+$g->sql('a', "UPDATE plain SET u = 20, v = 'a' WHERE id = 21; UPDATE kept SET v = 'a' WHERE id = 5; UPDATE summed SET u = 20, n = n + 1 WHERE id = 21");
+$g->sql('b', "UPDATE plain SET u = 20, v = 'b' WHERE id = 22; UPDATE kept SET v = 'b' WHERE id = 5; UPDATE summed SET u = 20, n = n + 1 WHERE id = 22");
+$g->sql_all('SELECT replp2p.resume_apply()');
+$g->sync;
+my %last = map { $_ => $g->sql($_, 'SELECT seq FROM replp2p.stat_capture') } 'a', 'b';
+$g->sql($_, join('', map { "INSERT INTO filler SELECT string_agg(sha512('$_:' || x::text::bytea), '') FROM generate_series(1, 16384) x;\n" } (1 .. 17)) .
+	'TRUNCATE filler') foreach 'a', 'b';
+$g->sync;
+foreach my $name ($g->names)
+{
+	ok($g->eventually($name, "SELECT bool_and(oldest_seq > CASE origin WHEN 'a' THEN $last{a} ELSE $last{b} END) FROM replp2p.stat_log WHERE origin IN ('a', 'b')"),
+		"what was written is stable, and trimmed on $name");
+}
+
 # All write, none seeing another; a and b have it all then, c only its own.
 $g->sql_all('SELECT replp2p.pause_apply()');
 $g->sql('c', "UPDATE summed SET n = n + 100 WHERE id = 1");
@@ -106,11 +126,11 @@ UPDATE merged SET n = n + 100, hi = 7, lo = 30 WHERE id = 1;
 SQL
 $g->sql($_, 'SELECT replp2p.resume_apply()') foreach 'a', 'b';
 ends('three versions, two of them unseen by c', [ 'a', 'b' ],
-	plain => '3 100 c, 5 200 b, 6 6 s, 7 7 s, 8 8 s, 9 9 s | displaced 1 100 a, 2 100 b, 4 200 a',
-	kept => '1 c, 2 s, 3 s, 4 b | siblings 1 a a, 1 b b, 1 c c+, 4 a a, 4 b b+',
+	plain => '3 100 c, 5 200 b, 6 6 s, 7 7 s, 8 8 s, 9 9 s, 22 20 b | displaced 1 100 a, 2 100 b, 4 200 a, 21 20 a',
+	kept => '1 c, 2 s, 3 s, 4 b, 5 b | siblings 1 a a, 1 b b, 1 c c+, 4 a a, 4 b b+, 5 a a, 5 b b+',
 	made => '1 ((a>b)>c), 2 s, 3 s',
 	merged => '1 111 9 30, 2 11 0 100, 3 0 0 100',
-	summed => '2 100 10, 4 4 0, 5 5 0, 6 6 0, 7 7 0, 8 8 0, 13 300 5 | displaced 1 100 101, 3 300 1');
+	summed => '2 100 10, 4 4 0, 5 5 0, 6 6 0, 7 7 0, 8 8 0, 13 300 5, 22 20 1 | displaced 1 100 101, 3 300 1, 21 20 1');
 
 # c is cut off, and goes on.
 $g->set($_, 'replp2p.unreachable_peers', $_ eq 'c' ? 'a, b, d' : 'c') foreach $g->names;
@@ -170,8 +190,8 @@ my $token = $g->sql('a', 'SELECT replp2p.current_token()');
 $g->sql('b', "SELECT replp2p.wait_for_token('$token')");
 $g->sql('b', "DELETE FROM plain WHERE id = 3; UPDATE kept SET v = 'settled' WHERE id = 4");
 ends('while d copies', [ 'a', 'b' ],
-	plain => '2 100 b, 5 200 b, 6 6 s, 8 700 b, 9 9 s | displaced 1 100 a, 4 200 a, 7 700 a',
-	kept => '1 c, 2 b, 3 s, 4 settled | siblings 1 a a, 1 b b, 1 c c+, 2 a a, 2 b b+');
+	plain => '2 100 b, 5 200 b, 6 6 s, 8 700 b, 9 9 s, 22 20 b | displaced 1 100 a, 4 200 a, 7 700 a, 21 20 a',
+	kept => '1 c, 2 b, 3 s, 4 settled, 5 b | siblings 1 a a, 1 b b, 1 c c+, 2 a a, 2 b b+, 5 a a, 5 b b+');
 apart(<<'SQL', <<'SQL2');
 UPDATE plain SET u = 900, v = 'a' WHERE id = 9;
 UPDATE kept SET v = 'a' WHERE id = 3;
@@ -207,11 +227,11 @@ like(slurp_file($g->node('d')->logfile), qr/the join goes on where it was/, 'it 
 unlike(slurp_file($g->node('d')->logfile), qr/begins anew/, 'and did not begin anew');
 $g->sql('b', 'SELECT replp2p.resume_apply()');
 ends('d is ready', [ 'a', 'b', 'd' ],
-	plain => '2 100 b, 5 200 b, 6 6 s, 8 700 b, 10 900 b | displaced 1 100 a, 4 200 a, 7 700 a, 9 900 a',
-	kept => '1 c, 2 b, 4 settled | siblings 1 a a, 1 b b, 1 c c+, 2 a a, 2 b b+, 3 a a, 3 b delete+',
+	plain => '2 100 b, 5 200 b, 6 6 s, 8 700 b, 10 900 b, 22 20 b | displaced 1 100 a, 4 200 a, 7 700 a, 9 900 a, 21 20 a',
+	kept => '1 c, 2 b, 4 settled, 5 b | siblings 1 a a, 1 b b, 1 c c+, 2 a a, 2 b b+, 3 a a, 3 b delete+, 5 a a, 5 b b+',
 	made => '1 ((a>b)>c), 2 (a>b), 3 (a>b)',
 	merged => '1 110111 9 30, 2 11 0 100, 3 3 0 100',
-	summed => '2 100 10, 4 4 0, 6 500 1, 8 700 1, 13 300 5 | displaced 1 100 101, 3 300 1, 5 500 1, 7 700 1');
+	summed => '2 100 10, 4 4 0, 6 500 1, 8 700 1, 13 300 5, 22 20 1 | displaced 1 100 101, 3 300 1, 5 500 1, 7 700 1, 21 20 1');
 is($g->sql('a', "SELECT bool_and(stable_seq < stored_seq) FROM replp2p.stat_log WHERE origin IN ('a', 'b')"), 't',
 	'nothing of it is stable even now');
 
@@ -227,11 +247,11 @@ INSERT INTO summed VALUES (1, 50, 7);
 DELETE FROM summed WHERE id = 13;
 SQL
 ends('d has written', [ 'a', 'b', 'd' ],
-	plain => '2 100 b, 5 200 b, 6 6 s, 7 700 a, 10 900 b, 11 600 d | displaced 1 100 a, 4 200 a, 9 900 a',
-	kept => '1 d, 2 b, 4 settled | siblings 2 a a, 2 b b+, 3 a a, 3 b delete+',
+	plain => '2 100 b, 5 200 b, 6 6 s, 7 700 a, 10 900 b, 11 600 d, 22 20 b | displaced 1 100 a, 4 200 a, 9 900 a, 21 20 a',
+	kept => '1 d, 2 b, 4 settled, 5 b | siblings 2 a a, 2 b b+, 3 a a, 3 b delete+, 5 a a, 5 b b+',
 	made => '1 ((a>b)>c), 2 d, 3 (a>b)',
 	merged => '1 1110111 12 30, 2 18 0 100, 3 3 0 100',
-	summed => '1 50 108, 2 100 10, 3 300 1, 4 4 0, 6 500 1, 8 700 1 | displaced 5 500 1, 7 700 1');
+	summed => '1 50 108, 2 100 10, 3 300 1, 4 4 0, 6 500 1, 8 700 1, 22 20 1 | displaced 5 500 1, 7 700 1, 21 20 1');
 $g->sql('c', <<'SQL');
 INSERT INTO plain VALUES (12, 900, 'c');
 UPDATE kept SET v = 'late' WHERE id = 3;
@@ -249,21 +269,21 @@ push @{ $g->{names} }, 'd';
 my @nodes = $g->names;
 $g->sync;
 ends('c is back', \@nodes,
-	plain => '2 100 b, 4 200 a, 5 500 C, 7 700 a, 11 600 d, 12 900 c | displaced 1 100 a, 6 600 C, 9 900 a, 10 900 b',
-	kept => '1 d, 2 b, 3 late, 4 settled | siblings 1 c C, 1 d d+, 2 c C, 2 a a, 2 b b+, 3 a a, 3 b delete, 3 c late+',
+	plain => '2 100 b, 4 200 a, 5 500 C, 7 700 a, 11 600 d, 12 900 c, 22 20 b | displaced 1 100 a, 6 600 C, 9 900 a, 10 900 b, 21 20 a',
+	kept => '1 d, 2 b, 3 late, 4 settled, 5 b | siblings 1 c C, 1 d d+, 2 c C, 2 a a, 2 b b+, 3 a a, 3 b delete, 3 c late+, 5 a a, 5 b b+',
 	made => '1 ((a>b)>C), 2 (C>d), 3 ((a>b)>late)',
 	merged => '1 1111111 20 30, 2 7 0 100, 3 3 0 100',
-	summed => '1 50 1108, 2 2 1010, 3 300 1, 4 4 0, 6 500 1, 8 700 1001 | displaced 5 500 1, 7 700 1');
+	summed => '1 50 1108, 2 2 1010, 3 300 1, 4 4 0, 6 500 1, 8 700 1001, 22 20 1 | displaced 5 500 1, 7 700 1, 21 20 1');
 
 # Places get free.
 $g->sql('c', 'DELETE FROM plain WHERE id = 12; DELETE FROM summed WHERE id = 6');
-$g->sql('d', "DELETE FROM plain WHERE id = 2; DELETE FROM summed WHERE id = 8; UPDATE kept SET v = 'settled' WHERE id < 4");
+$g->sql('d', "DELETE FROM plain WHERE id IN (2, 22); DELETE FROM summed WHERE id IN (8, 22); UPDATE kept SET v = 'settled' WHERE id <> 4");
 $g->sql('a', 'DELETE FROM plain WHERE id = 11');
 $g->sync;
 ends('places are free', \@nodes,
-	plain => '1 100 a, 4 200 a, 5 500 C, 6 600 C, 7 700 a, 10 900 b | displaced 9 900 a',
-	kept => '1 settled, 2 settled, 3 settled, 4 settled',
-	summed => '1 50 1108, 2 2 1010, 3 300 1, 4 4 0, 5 500 1, 7 700 1');
+	plain => '1 100 a, 4 200 a, 5 500 C, 6 600 C, 7 700 a, 10 900 b, 21 20 a | displaced 9 900 a',
+	kept => '1 settled, 2 settled, 3 settled, 4 settled, 5 settled',
+	summed => '1 50 1108, 2 2 1010, 3 300 1, 4 4 0, 5 500 1, 7 700 1, 21 20 1');
 
 # c and d write without seeing one another.
 $g->sql_all('SELECT replp2p.pause_apply()');
@@ -284,17 +304,17 @@ SQL
 $g->sql_all('SELECT replp2p.resume_apply()');
 $g->sync;
 ends('c and d', \@nodes,
-	plain => '4 1000 d, 5 500 C, 6 600 C, 7 700 a, 10 900 b | displaced 1 1000 c, 9 900 a',
-	kept => '1 d, 2 settled, 3 settled, 4 settled | siblings 1 c c, 1 d d+',
+	plain => '4 1000 d, 5 500 C, 6 600 C, 7 700 a, 10 900 b, 21 20 a | displaced 1 1000 c, 9 900 a',
+	kept => '1 d, 2 settled, 3 settled, 4 settled, 5 settled | siblings 1 c c, 1 d d+',
 	made => '1 (c>d), 2 (C>d), 3 ((a>b)>late)',
 	merged => '1 1111114 2 30, 2 7 0 100, 3 3 0 100',
-	summed => '2 1000 1012, 3 300 1, 4 4 0, 5 500 1, 7 700 1 | displaced 1 1000 1109');
+	summed => '2 1000 1012, 3 300 1, 4 4 0, 5 500 1, 7 700 1, 21 20 1 | displaced 1 1000 1109');
 $g->sql('d', 'DELETE FROM plain WHERE id = 10; DELETE FROM summed WHERE id = 2');
 $g->sql('c', 'UPDATE plain SET u = 4 WHERE id = 4');
 $g->sync;
 ends('all are back', \@nodes,
-	plain => '1 1000 c, 4 4 d, 5 500 C, 6 600 C, 7 700 a, 9 900 a',
-	summed => '1 1000 1109, 3 300 1, 4 4 0, 5 500 1, 7 700 1');
+	plain => '1 1000 c, 4 4 d, 5 500 C, 6 600 C, 7 700 a, 9 900 a, 21 20 a',
+	summed => '1 1000 1109, 3 300 1, 4 4 0, 5 500 1, 7 700 1, 21 20 1');
 $g->none_stands_still('all is applied');
 
 $g->stop;
