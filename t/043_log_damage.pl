@@ -24,28 +24,13 @@ my ($a, $b, $c) = map { $g->node($_) } ('a', 'b', 'c');
 my $own = $g->log_folder('a', 'a');
 my $foreign = $g->log_folder('b', 'a');
 
-sub last_segment
-{
-	my ($folder) = @_;
-	my @segments = sort grep { m{/[0-9a-f]{16}\.[0-9a-f]{8}$} } glob("$folder/*");
-	return $segments[-1];
-}
+sub last_segment { return Replp2p->last_segment($_[0]) }
 
-# The records of a log file, without the space that its writer has prepared behind them: see p2p_logrec.h.
 sub content
 {
 	my ($file) = @_;
 	return '' unless -e $file;	# it may be about to come again
-	my $bytes = slurp_file($file);
-	my $end = 0;
-
-	while ($end + 12 <= length $bytes)
-	{
-		my ($length) = unpack('V', substr($bytes, $end, 4));
-		last if $length == 0;
-		$end += 12 + $length;
-	}
-	return substr($bytes, 0, $end);
+	return Replp2p->log_records(scalar slurp_file($file));
 }
 
 sub size { return length content($_[0]) }

@@ -20,17 +20,10 @@ $g->sync;
 sub segment
 {
 	my ($folder) = @_;
-	my ($file) = reverse sort grep { m{/[0-9a-f]{16}\.[0-9a-f]{8}$} } glob("$folder/*");
-	my $bytes = slurp_file($file);
-	my $end = 0;
+	my $bytes = slurp_file(Replp2p->last_segment($folder));
+	my $records = length Replp2p->log_records($bytes);
 
-	while ($end + 12 <= length $bytes)
-	{
-		my ($length) = unpack('V', substr($bytes, $end, 4));
-		last if $length == 0;
-		$end += 12 + $length;
-	}
-	return ($end, length($bytes) - $end);
+	return ($records, length($bytes) - $records);
 }
 
 my %begin = map { $_ => (segment($folder{$_}))[0] } keys %folder;

@@ -504,6 +504,29 @@ sub log_folder
 	return $self->node($name)->data_dir . "/replp2p/$db/log/$id.$epoch";
 }
 
+# The file of that folder which is written to.
+sub last_segment
+{
+	my ($class, $folder) = @_;
+	my @segments = sort grep { m{/[0-9a-f]{16}\.[0-9a-f]{8}$} } glob("$folder/*");
+	return $segments[-1];
+}
+
+# The records in the bytes of a log file, without the space that its writer has prepared behind them: see p2p_logrec.h.
+sub log_records
+{
+	my ($class, $bytes) = @_;
+	my $end = 0;
+
+	while ($end + 12 <= length $bytes)
+	{
+		my ($length) = unpack('V', substr($bytes, $end, 4));
+		last if $length == 0;
+		$end += 12 + $length;
+	}
+	return substr($bytes, 0, $end);
+}
+
 sub stop
 {
 	my ($self) = @_;

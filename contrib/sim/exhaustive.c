@@ -3,7 +3,7 @@
  *	  All histories of a few transactions on a few keys, tried one by one, with
  *	  the object code that the server runs.
  *
- * usage: exhaustive [ops=N] [keys=N] [only=setting] [claims] [one_in=N seed=N]
+ * usage: exhaustive [ops=N] [keys=N] [only=setting] [claims] [part=K/N]
  *					 [plants | plant=name [-v]]
  *
  * A history is up to N transactions of up to three nodes, each an operation of a
@@ -35,8 +35,9 @@
  * NULL, all that is stable is forgotten at once, and restarts happen only where
  * something in memory is lost (exhaustive_node.c).
  *
- * With `one_in`, histories of the full length are drawn, each with that chance: for those that are too
- * many. The seed says which; the shorter ones are all tried.
+ * With `part=K/N`, of the histories of the full length only the Kth of N parts is tried: for those that
+ * are too many at once. Which part one is in hangs on its mixed number, so each part is a fair draw of all, and
+ * the parts from 1 to N together are all. The shorter ones are tried each time.
  *
  * With `claims`, apply holds a key that has no row as it holds a row, and waits for
  * local deletes before it judges: then there is nothing to follow up. So does the
@@ -140,8 +141,8 @@ bool		claims;
 Counts		counts;
 
 static bool verbose;
-static unsigned one_in = 1;
-static uint64_t draw_state;
+static unsigned part = 1;		/* of so many: */
+static unsigned parts = 1;
 static int	longest;			/* operations asked for */
 
 static bool try_setting(const Setting *chosen, int ops, int keys);
@@ -445,16 +446,17 @@ with(History *history, int n, int nodes, int keys)
 
 /* ---- trying them ---- */
 
-/* Is this history among those that are tried? By xorshift64*. */
+/* Is the history that was made last in the part to be tried? Its number is mixed as by splitmix64. */
 static bool
-is_drawn(const History *history)
+is_in_part(const History *history)
 {
-	if (one_in <= 1 || history->n < longest)
+	uint64_t	mixed = counts.made * 0x9E3779B97F4A7C15ULL;
+
+	if (history->n < longest)
 		return true;
-	draw_state ^= draw_state >> 12;
-	draw_state ^= draw_state << 25;
-	draw_state ^= draw_state >> 27;
-	return (draw_state * 0x2545F4914F6CDD1DULL >> 32) % one_in == 0;
+	mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9ULL;
+	mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EBULL;
+	return (mixed ^ (mixed >> 31)) % parts == part - 1;
 }
 
 /* Play a history at every node; nodes that write nothing are all the same. */
@@ -464,7 +466,7 @@ check(const History *history, int nodes)
 	static char where[2048];
 
 	counts.made++;
-	if (!is_drawn(history))
+	if (!is_in_part(history))
 		return true;
 	counts.histories++;
 	for (int self = 0; self < MAX_NODES && self <= nodes; self++)
@@ -532,8 +534,8 @@ try_setting(const Setting *chosen, int ops, int keys)
 			   setting->name, ops, n_keys, counts.histories, counts.states, counts.ends,
 			   (double) (clock() - start) / CLOCKS_PER_SEC, right ? "right" : "WRONG");
 	if (counts.histories < counts.made)
-		printf("%-26s drawn of %lu histories, one in %u of those of %d ops\n",
-			   "", counts.made, one_in, ops);
+		printf("%-26s of %lu histories: part %u of %u of those of %d ops\n",
+			   "", counts.made, part, parts, ops);
 	fflush(stdout);
 	return right;
 }
@@ -590,7 +592,7 @@ static int
 usage(void)
 {
 	fprintf(stderr, "usage: exhaustive [ops=1..%d] [keys=1..%d] [only=setting] [claims]"
-			" [one_in=N seed=N] [plants | plant=name [-v]]\nsettings:", MAX_TXNS, MAX_KEYS);
+			" [part=K/N] [plants | plant=name [-v]]\nsettings:", MAX_TXNS, MAX_KEYS);
 	for (int i = 0; i < N_SETTINGS; i++)
 		fprintf(stderr, " %s", settings[i].name);
 	fprintf(stderr, "\nplants:\n");
@@ -615,7 +617,6 @@ int
 main(int argc, char **argv)
 {
 	const char *only = NULL;
-	unsigned	seed = 1;
 	bool		plants = false;
 	int			ops = 3;
 	int			keys = 0;
@@ -624,7 +625,7 @@ main(int argc, char **argv)
 	for (int i = 1; i < argc; i++)
 	{
 		if (sscanf(argv[i], "ops=%d", &ops) == 1 || sscanf(argv[i], "keys=%d", &keys) == 1 ||
-			sscanf(argv[i], "one_in=%u", &one_in) == 1 || sscanf(argv[i], "seed=%u", &seed) == 1)
+			sscanf(argv[i], "part=%u/%u", &part, &parts) == 2)
 			continue;
 		if (strncmp(argv[i], "only=", 5) == 0)
 			only = argv[i] + 5;
@@ -638,8 +639,7 @@ main(int argc, char **argv)
 				 (plant = plant_by_name(argv[i] + 6)) == N_PLANTS)
 			return usage();
 	}
-	draw_state = seed * 0x9E3779B97F4A7C15ULL | 1;
-	if (ops < 1 || ops > MAX_TXNS || keys < 0 || keys > MAX_KEYS)
+	if (ops < 1 || ops > MAX_TXNS || keys < 0 || keys > MAX_KEYS || part < 1 || part > parts)
 		return usage();
 	if (plant != NOTHING && only == NULL)
 		return try_plant() ? 0 : 1;

@@ -1,31 +1,10 @@
 /*
  * apply.c
  *	  The apply worker: takes the next transaction of each origin whose deps
- *	  are covered, and applies it in one local transaction.
+ *	  are covered, and has it applied in one local transaction.
  *
- * One worker per database serves all origins in turn. The replication origin
- * of the session is switched to the transaction's, with origin_lsn = seq and
- * origin_timestamp = stamp, so that rows and progress commit together and
- * capture later reads from the commit record what it was: exactly once, over
- * any crash. Every transaction has an xid, also when all of its changes lose,
- * since one without an xid would record no progress.
- *
- * Before anything is looked up the node's floor is raised to the stamp, and
- * before the commit the version index gets our entry (versions.h).
- *
- * While several transactions of an origin are queued they go into one local commit, as a
- * group: a commit costs more than a row. Each is a subtransaction with an xid of its own, so
- * that every row's xmin names the very transaction that wrote it: the version index gives each
- * xid its dot and stamp, and no version differs from what it had been one by one. The commit has
- * the last one's seq and stamp; which subtransaction is which stands in the WAL
- * before it (groupnote.c). Nothing waits for a group to fill, and a group waits for no
- * client: who would have to, or is something special, raises an error, the whole group is
- * undone, and its members are applied one by one. If that happens again and again, more and more are
- * applied singly before the next group is tried.
- *
- * A large transaction comes in parts, and is begun with the first of them if nothing else is to be
- * done (apply_early.c). If that attempt fails, for whatever reason, it leaves no trace, and the
- * transaction is applied once all of it is here.
+ * One worker per database serves all origins in turn. What is in one local transaction, and what
+ * goes with it, is apply_commit.c's; here it is said whether it may be done now, and what if it fails.
  *
  * State of an origin, shown in stat_lag:
  *
@@ -41,21 +20,14 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "executor/executor.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "replication/origin.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
-#include "storage/pmsignal.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 
 #include "p2p_follow.h"
 
 #include "apply_internal.h"
-#include "crashpoint.h"
 #include "displaced.h"
 #include "evict.h"
 #include "keyset.h"
@@ -66,12 +38,6 @@
 #include "worker.h"
 
 #define TURN_TRANSACTIONS 100	/* of one origin before the others have their turn */
-/* A large transaction looks this often whether the postmaster is alive. */
-#define CHANGES_PER_CHECK 1024
-/* A group that has so many changes takes no further transaction: it holds locks. */
-#define GROUP_CHANGES 1000
-/* After a group that failed at most so many transactions are applied singly. */
-#define MAX_ALONE 1000
 #define RETRY_FIRST_MS 100
 #define RETRY_LAST_MS 30000
 #define IDLE_WAIT_MS 10000
@@ -80,64 +46,24 @@
 /* Each time our commits are flushed the disk has to turn to that; acks have no such hurry. */
 #define PUBLISH_INTERVAL_US 20000
 
-/* What this worker knows of one member. */
-typedef struct ApplyOrigin
-{
-	RpStream   *stream;
-	uint64		applied_seq;	/* this worker is its only writer */
-	int			retry_ms;
-	int64		retry_us;		/* monotonic: not before this; 0 = no error */
-	P2pVector  *deps;			/* of the next transaction of an evicted one, while it waits; or NULL */
-	uint64		deps_seq;		/* which one that is */
-	uint64		alone_until;	/* no groups up to this seq */
-	uint64		careful_until;	/* no runs, either */
-	uint64		alone;			/* so many were to be applied singly after the last failure of a group */
-} ApplyOrigin;
-
-/* A local transaction in the making: what apply commits at once. */
-typedef struct Commit
-{
-	int			slot;
-	TimestampTz started_at;		/* by our clock */
-	bool		grouped;		/* members are subtransactions, listed in note */
-	bool		early;			/* begun before all of it was here */
-	int			n;				/* transactions so far */
-	uint64		seq;			/* of the last, and its stamp */
-	P2pStamp	stamp;
-	RpApplyTransaction txn;		/* the last; its counts are those of all */
-	RpGroupNote note;
-} Commit;
-
 static RpNode *node;
-static ApplyOrigin origins[RP_MAX_MEMBERS];
+static RpApplyOrigin origins[RP_MAX_MEMBERS];
 static MemoryContext turn_context;
-static MemoryContext change_context;	/* of one change */
-static RepOriginId session_origin = InvalidRepOriginId;
 static uint64 known_generation = 0;
 static int64 wake_us;			/* monotonic; 0 = nothing timed */
 static XLogRecPtr last_commit = InvalidXLogRecPtr;	/* not yet told to capture */
-static Commit commit;			/* the one in work */
+static RpCommit commit;			/* the one in work */
 
 static void commits_publish(void);
 static void listening_set(void);
 static void members_refresh(void);
 static bool turn(int slot);
 static int	apply_next(int slot);
-static bool next_is_ready(int slot, uint64 after_seq, P2pBegin *begin, const P2pVector **deps,
-						  RpApplyState *state);
 static uint64_t applied_seq_of(void *arg, const P2pOrigin *origin);
-static bool is_after_leave(int slot, uint64 seq);
+static bool is_after_leave(const RpMember *member, uint64 seq);
 static bool is_held(P2pStamp stamp);
-static int	commit_next(int slot, const P2pBegin *begin, const P2pVector *deps);
-static bool commit_takes_another(P2pBegin *begin, const P2pVector **deps);
-static bool group_is_possible(int slot, uint64 after_seq);
-static void transaction_apply(const P2pBegin *begin, const P2pVector *deps);
-static void items_apply(RpApplyTransaction *txn, RpStream *stream);
-static void member_begin(const P2pBegin *begin);
-static void commit_finish(void);
 static void commit_account(void);
-static void undo(int slot);
-static void attempt_failed(int slot);
+static void attempt_failed(void);
 static void transaction_failed(int slot);
 static void state_set(int slot, RpApplyState state);
 static void deps_note(int slot, uint64 seq, const P2pVector *deps);
@@ -165,7 +91,7 @@ rp_apply_main(Datum dboid)
 {
 	node = rp_worker_open(dboid, RP_WORKER_APPLY);
 	turn_context = AllocSetContextCreate(TopMemoryContext, "replp2p apply", ALLOCSET_DEFAULT_SIZES);
-	change_context = AllocSetContextCreate(TopMemoryContext, "replp2p change", ALLOCSET_DEFAULT_SIZES);
+	rp_commit_init(node);
 	rp_versions_attach(node->dboid);
 	rp_relation_maps_init();
 	rp_keyindex_init(node);
@@ -273,6 +199,7 @@ members_refresh(void)
 			origins[slot].retry_us = 1; /* at once: this may be retry_failed() or skip_failed() */
 		if (origins[slot].stream)
 			continue;
+		origins[slot].slot = slot;
 		origins[slot].stream = rp_stream_create(node, slot);
 		SpinLockAcquire(&node->vector_lock);
 		origins[slot].applied_seq = node->members[slot].applied_seq;
@@ -320,18 +247,14 @@ apply_next(int slot)
 	volatile int done = 0;
 
 	error_context_stack = &callback;
-	commit.started_at = GetCurrentTimestamp();
-	commit.n = 0;
-	commit.grouped = false;
-	commit.early = false;
-	commit.txn.storing_run = false;
+	rp_commit_begin(&commit, &origins[slot]);
 	PG_TRY();
 	{
 		P2pBegin	begin;
 		const P2pVector *deps;
 		RpApplyState state;
 
-		if (!next_is_ready(slot, origins[slot].applied_seq, &begin, &deps, &state))
+		if (!rp_apply_next_is_ready(&origins[slot], origins[slot].applied_seq, &begin, &deps, &state))
 		{
 			state_set(slot, state);
 			if (state == RP_APPLY_WAITING)
@@ -340,7 +263,9 @@ apply_next(int slot)
 		else
 		{
 			state_set(slot, RP_APPLY_APPLYING);
-			done = commit_next(slot, &begin, deps);
+			rp_commit_apply(&commit, &begin, deps);
+			commit_account();
+			done = commit.n;
 			origins[slot].retry_ms = 0;
 			rp_failure_over(slot);
 		}
@@ -348,10 +273,10 @@ apply_next(int slot)
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(turn_context);
-		if (commit.early || commit.grouped || commit.txn.storing_run)
+		if (rp_commit_is_attempt(&commit))
 		{
 			done = Max(commit.n, 1);
-			attempt_failed(slot);
+			attempt_failed();
 		}
 		else
 			transaction_failed(slot);
@@ -363,24 +288,25 @@ apply_next(int slot)
 	return done;
 }
 
-/* Is the transaction behind after_seq here, perhaps in part, and may it be applied? Else *state says why. */
-static bool
-next_is_ready(int slot, uint64 after_seq, P2pBegin *begin, const P2pVector **deps,
-			  RpApplyState *state)
+bool
+rp_apply_next_is_ready(const RpApplyOrigin *origin, uint64 after_seq, P2pBegin *begin,
+					   const P2pVector **deps, RpApplyState *state)
 {
-	RpStream   *stream = origins[slot].stream;
+	const RpMember *member = &node->members[origin->slot];
 
-	if (is_after_leave(slot, after_seq + 1) || !rp_stream_peek(stream, after_seq, begin, deps) ||
-		(!rp_stream_has(stream, after_seq, 1) && !rp_early_is_possible(node, slot, after_seq + 1)))
+	if (is_after_leave(member, after_seq + 1) ||
+		!rp_stream_peek(origin->stream, after_seq, begin, deps) ||
+		(!rp_stream_has(origin->stream, after_seq, 1) &&
+		 !rp_early_is_possible(node, origin->slot, after_seq + 1)))
 		*state = RP_APPLY_IDLE;
-	else if (node->members[slot].paused)
+	else if (member->paused)
 		*state = RP_APPLY_PAUSED;
 	else if (is_held(begin->stamp))
 	{
 		*state = RP_APPLY_HELD;
 		rp_apply_wake_by(rp_monotonic_us() + HELD_RECHECK_MS * INT64CONST(1000));
 	}
-	else if (!p2p_follow_deps(*deps, &node->members[slot].origin, applied_seq_of, NULL))
+	else if (!p2p_follow_deps(*deps, &member->origin, applied_seq_of, NULL))
 		*state = RP_APPLY_WAITING;
 	else
 		return true;
@@ -392,7 +318,7 @@ rp_apply_others_are_ready(int slot)
 {
 	for (int other = RP_SELF + 1; other < node->nmembers; other++)
 	{
-		const ApplyOrigin *origin = &origins[other];
+		const RpApplyOrigin *origin = &origins[other];
 		P2pBegin	begin;
 		const P2pVector *deps;
 		RpApplyState state;
@@ -400,7 +326,7 @@ rp_apply_others_are_ready(int slot)
 		if (other == slot || origin->stream == NULL || origin->retry_us > rp_monotonic_us() ||
 			!rp_stream_has(origin->stream, origin->applied_seq, 1))
 			continue;
-		if (next_is_ready(other, origin->applied_seq, &begin, &deps, &state))
+		if (rp_apply_next_is_ready(origin, origin->applied_seq, &begin, &deps, &state))
 			return true;
 	}
 	return false;
@@ -438,9 +364,8 @@ applied_seq_of(void *arg, const P2pOrigin *origin)
 
 /* Has the origin left the group before it committed this one? Then nobody applies it. */
 static bool
-is_after_leave(int slot, uint64 seq)
+is_after_leave(const RpMember *member, uint64 seq)
 {
-	const RpMember *member = &node->members[slot];
 	bool		counts;
 
 	if (member->status != RP_MEMBER_LEFT)
@@ -472,207 +397,13 @@ is_held(P2pStamp stamp)
 	return p2p_follow_is_held(stamp, commit.started_at + offset, let_in, max_skew);
 }
 
-/* Have the session commit under the origin of slot. */
-void
-rp_apply_origin_set(int slot, uint64 seq, P2pStamp stamp)
-{
-	RepOriginId wanted = node->members[slot].roident;
-
-	if (session_origin != wanted)
-	{
-		if (session_origin != InvalidRepOriginId)
-			replorigin_session_reset();
-		session_origin = InvalidRepOriginId;
-		replorigin_session_setup(wanted);
-		session_origin = wanted;
-	}
-	replorigin_session_origin = wanted;
-	replorigin_session_origin_lsn = (XLogRecPtr) seq;
-	replorigin_session_origin_timestamp = stamp;
-}
-
-/* Apply the transaction that was peeked, and others behind it if they are here; returns how many. */
-static int
-commit_next(int slot, const P2pBegin *begin, const P2pVector *deps)
-{
-	MemoryContext context = CurrentMemoryContext;
-	P2pBegin	next = *begin;
-
-	commit.slot = slot;
-	commit.seq = begin->seq;
-	commit.grouped = group_is_possible(slot, origins[slot].applied_seq);
-	commit.note.n = 0;
-	commit.note.first_seq = begin->seq;
-	memset(&commit.txn, 0, sizeof(commit.txn));
-	commit.txn.node = node;
-	commit.txn.change_context = change_context;
-	commit.txn.careful = origins[slot].retry_ms != 0 || begin->seq <= origins[slot].careful_until;
-	commit.txn.group = commit.grouped ? &commit.note : NULL;
-	commit.early = !rp_stream_has(origins[slot].stream, begin->seq - 1, 1);
-
-	StartTransactionCommand();
-	rp_apply_origin_set(slot, begin->seq, begin->stamp);
-	commit.note.xid = GetTopTransactionId();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	do
-		transaction_apply(&next, deps);
-	while (commit_takes_another(&next, &deps));
-	commit_finish();
-	MemoryContextSwitchTo(context);
-	commit_account();
-	return commit.n;
-}
-
-/* Are there several transactions, none of them special as far as can be told beforehand? */
-static bool
-group_is_possible(int slot, uint64 after_seq)
-{
-	ApplyOrigin *origin = &origins[slot];
-
-	return origin->retry_ms == 0 && after_seq >= origin->alone_until && !rp_failure_any(slot) &&
-		rp_stream_has(origin->stream, after_seq, 2) && !rp_stream_is_large(origin->stream);
-}
-
-/* Does one more transaction go into the group? Then it is peeked. */
-static bool
-commit_takes_another(P2pBegin *begin, const P2pVector **deps)
-{
-	RpApplyState state;
-
-	return commit.grouped && commit.n < RP_GROUP_MAX && commit.txn.changes < GROUP_CHANGES &&
-		pg_atomic_read_u64(&node->wanted_generation) <= node->loaded_generation &&
-		next_is_ready(commit.slot, commit.seq, begin, deps, &state) &&
-		!rp_stream_is_large(origins[commit.slot].stream);
-}
-
-void
-rp_apply_alone(const RpApplyTransaction *txn)
-{
-	if (txn->group != NULL || txn->early)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the transaction has to be applied alone")));
-}
-
-/* Apply one whole transaction; as a member of the group, if there is one. */
-static void
-transaction_apply(const P2pBegin *begin, const P2pVector *deps)
-{
-	RpApplyTransaction *txn = &commit.txn;
-	RpVersionEntry entry = {(uint16) commit.slot, begin->seq, begin->stamp};
-
-	SpinLockAcquire(&node->vector_lock);
-	node->floor = Max(node->floor, begin->stamp);
-	SpinLockRelease(&node->vector_lock);
-
-	txn->slot_version = (RpSlotVersion) {(uint16) commit.slot, begin->seq, begin->stamp};
-	txn->version.stamp = begin->stamp;
-	txn->version.dot.origin = node->members[commit.slot].origin;
-	txn->version.dot.seq = begin->seq;
-	txn->deps = deps;
-	txn->item = 0;
-	txn->streak = 0;
-	rp_apply_origin_set(commit.slot, begin->seq, begin->stamp);
-	commit.n++;
-	commit.seq = begin->seq;
-	commit.stamp = begin->stamp;
-	if (commit.grouped)
-		member_begin(begin);
-	MemoryContextSwitchTo(TopTransactionContext);
-	rp_versions_put(U64FromFullTransactionId(GetCurrentFullTransactionId()), &entry);
-	items_apply(txn, origins[commit.slot].stream);
-	(void) rp_run_flush(txn);
-	if (commit.grouped)
-		ReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(TopTransactionContext);
-}
-
-/* Begin the subtransaction of a member of the group, and list it. */
-static void
-member_begin(const P2pBegin *begin)
-{
-	RpGroupMember *member = &commit.note.members[commit.note.n++];
-
-	Assert(begin->seq == commit.note.first_seq + commit.note.n - 1);
-	BeginInternalSubTransaction(NULL);
-	member->xid = GetCurrentTransactionId();
-	member->stamp = begin->stamp;
-}
-
-/* Carry out the items of the transaction that was peeked. */
-static void
-items_apply(RpApplyTransaction *txn, RpStream *stream)
-{
-	RpStreamItem item;
-
-	if (!commit.grouped)
-		rp_failure_begin(txn, stream);
-	if (commit.early)
-		rp_early_begin(txn);
-	while (rp_stream_next(stream, &item))
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (item.awaited)
-		{
-			if (!commit.early)
-				rp_stream_has_no_end(stream);
-			rp_early_wait(txn, stream);
-			continue;
-		}
-		txn->item++;
-		if (item.skipped)
-			rp_failure_skip(txn, item.change);
-		else if (item.tag == P2P_TAG_TRUNCATE)
-			rp_apply_truncate(txn, item.truncated, item.truncate_flags);
-		else
-			rp_apply_change(txn, item.map, item.tag, item.old_values, item.new_values);
-		if (txn->changes % CHANGES_PER_CHECK != 0)
-			continue;
-		if (!PostmasterIsAlive())
-			proc_exit(1);
-		if (txn->early)
-			rp_early_check(txn, stream);
-	}
-	txn->early = false;
-}
-
-/* Commit; and then what must be done whatever happens. */
-static void
-commit_finish(void)
-{
-	RpApplyTransaction *txn = &commit.txn;
-
-	rp_apply_close_relations(txn);
-	rp_stream_wait_stored(origins[commit.slot].stream, commit.seq);
-	if (commit.grouped)
-	{
-		RpVersionEntry entry = {(uint16) commit.slot, commit.seq, commit.stamp};
-
-		rp_versions_put(U64FromFullTransactionId(GetTopFullTransactionId()), &entry);
-		rp_group_note_write(&commit.note);
-		RP_CRASH_POINT("apply_group_before_commit");
-	}
-	else
-		rp_failure_end(txn);
-	PopActiveSnapshot();
-	RP_CRASH_POINT("apply_before_commit");
-	CommitTransactionCommand();
-	RP_CRASH_POINT("apply_after_commit");
-	rp_keyindex_commit();
-	rp_keysets_commit();
-	replorigin_session_origin = InvalidRepOriginId;
-}
-
 /* Tell everybody what was committed. */
 static void
 commit_account(void)
 {
-	RpMember   *member = &node->members[commit.slot];
-	ApplyOrigin *origin = &origins[commit.slot];
+	RpMember   *member = &node->members[commit.origin->slot];
 
-	origin->applied_seq = commit.seq;
-	if (commit.n > 1)
-		origin->alone /= 2;
+	commit.origin->applied_seq = commit.seq;
 	SpinLockAcquire(&node->vector_lock);
 	member->applied_seq = commit.seq;
 	member->applied_stamp = commit.stamp;
@@ -713,28 +444,10 @@ follow_up(void)
 	return done;
 }
 
-/* Abort the transaction, subtransactions and all, and forget what was remembered of it. */
+/* Undo an attempt, which is tried in another way. If something is wrong, that says what. */
 static void
-undo(int slot)
+attempt_failed(void)
 {
-	AbortOutOfAnyTransaction();
-	rp_keyindex_abort();
-	rp_keysets_abort();
-	rp_run_abort();
-	rp_relations_abort();
-	MemoryContextReset(change_context);
-	replorigin_session_origin = InvalidRepOriginId;
-	rp_stream_reset(origins[slot].stream);
-}
-
-/*
- * Undo a group, or a transaction in which a run failed: it is applied one by one, and row by row, which also
- * says what is wrong, if anything is. One that was begun early is applied once all of it is here.
- */
-static void
-attempt_failed(int slot)
-{
-	ApplyOrigin *origin = &origins[slot];
 	ErrorData  *error = CopyErrorData();
 
 	if (error->elevel >= FATAL || ProcDiePending)
@@ -743,14 +456,7 @@ attempt_failed(int slot)
 			(errmsg_internal("%d transactions are applied %s: %s", commit.n,
 							 commit.early ? "when all is here" : "one by one", error->message)));
 	FlushErrorState();
-	undo(slot);
-	if (!commit.early)
-	{
-		if (commit.txn.storing_run)
-			origin->careful_until = commit.seq;
-		origin->alone = Min(origin->alone * 2 + 1, MAX_ALONE);
-		origin->alone_until = commit.seq + origin->alone - 1;
-	}
+	rp_commit_give_up(&commit);
 	FreeErrorData(error);
 }
 
@@ -759,7 +465,7 @@ static void
 transaction_failed(int slot)
 {
 	RpMember   *member = &node->members[slot];
-	ApplyOrigin *origin = &origins[slot];
+	RpApplyOrigin *origin = &origins[slot];
 	ErrorData  *error = CopyErrorData();
 	RpFailure  *failure;
 	bool		deadlock = error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
@@ -772,7 +478,7 @@ transaction_failed(int slot)
 		EmitErrorReport();
 	FlushErrorState();
 	failure = rp_failure_note(origin->stream, origin->applied_seq + 1, error);
-	undo(slot);
+	rp_commit_undo(&commit);
 	MemoryContextSwitchTo(turn_context);
 	rp_failure_store(slot, failure);
 
@@ -794,7 +500,7 @@ transaction_failed(int slot)
 static void
 deps_note(int slot, uint64 seq, const P2pVector *deps)
 {
-	ApplyOrigin *origin = &origins[slot];
+	RpApplyOrigin *origin = &origins[slot];
 
 	if (node->members[slot].status != RP_MEMBER_EVICTED)
 		return;
@@ -815,7 +521,7 @@ evicted_settle(void)
 		return;
 	for (int slot = 0; slot < RP_MAX_MEMBERS; slot++)
 	{
-		const ApplyOrigin *origin = &origins[slot];
+		const RpApplyOrigin *origin = &origins[slot];
 
 		applied[slot] = origin->applied_seq;
 		deps[slot] = origin->deps_seq == origin->applied_seq + 1 ? origin->deps : NULL;

@@ -6,7 +6,7 @@
  * The order of steps is what makes it safe beside local clients:
  *
  *	  1  The floor was raised to this transaction's stamp before anything was
- *	     looked up (apply.c): whoever commits here without capture having
+ *	     looked up (apply_commit.c): whoever commits here without capture having
  *	     stamped it yet gets a greater stamp than ours.
  *	  2  The row is looked up by key with a dirty snapshot, which waits for
  *	     whoever has it in work, and locked. "Missing" is believed only after a

@@ -44,7 +44,7 @@
  * it is all here, and is applied as any other. Once all of it is here during the first attempt,
  * that does not give way any more.
  *
- * Called by apply.c.
+ * Called by apply_commit.c.
  */
 #include "postgres.h"
 

@@ -1,7 +1,7 @@
 /*
  * apply_internal.h
  *	  Shared by the files of the apply worker only: apply.c (scheduling),
- *	  apply_stream.c (reading an origin's transactions), apply_early.c, apply_change.c (one
+ *	  apply_commit.c (one local commit), apply_stream.c (reading an origin's transactions), apply_early.c, apply_change.c (one
  *	  change against the rows here), apply_row.c, conflict_history.c, failed_changes.c.
  */
 #ifndef RP_APPLY_INTERNAL_H
@@ -38,6 +38,68 @@ typedef struct RpApplyTransaction
 	const RpGroupNote *group;	/* what is in this local transaction before and with it; NULL: it alone */
 } RpApplyTransaction;
 
+typedef struct RpStream RpStream;
+
+/* What the worker knows of one member. */
+typedef struct RpApplyOrigin
+{
+	int			slot;
+	RpStream   *stream;			/* NULL: not taken up yet */
+	uint64		applied_seq;	/* this worker is its only writer */
+	int			retry_ms;
+	int64		retry_us;		/* monotonic: not before this; 0 = no error */
+	P2pVector  *deps;			/* of the next transaction of an evicted one, while it waits; or NULL */
+	uint64		deps_seq;		/* which one that is */
+	uint64		alone_until;	/* no groups up to this seq */
+	uint64		careful_until;	/* no runs, either */
+	uint64		alone;			/* so many were to be applied singly after the last failure of a group */
+} RpApplyOrigin;
+
+/* A local transaction in the making: what apply commits at once. */
+typedef struct RpCommit
+{
+	RpApplyOrigin *origin;
+	TimestampTz started_at;		/* by our clock */
+	bool		grouped;		/* members are subtransactions, listed in note */
+	bool		early;			/* begun before all of it was here */
+	int			n;				/* transactions so far */
+	uint64		seq;			/* of the last, and its stamp */
+	P2pStamp	stamp;
+	RpApplyTransaction txn;		/* the last; its counts are those of all */
+	RpGroupNote note;
+} RpCommit;
+
+/* apply_commit.c: once, when the worker starts. */
+void		rp_commit_init(RpNode *of_node);
+/* Begin to look for something to apply. */
+void		rp_commit_begin(RpCommit *commit, RpApplyOrigin *origin);
+/*
+ * Apply the transaction that was peeked, and others behind it if they are here, and commit. After an ERROR
+ * call one of the two below.
+ */
+void		rp_commit_apply(RpCommit *commit, const P2pBegin *begin, const P2pVector *deps);
+/* Was it done in a way that may fail though nothing is wrong? Then it is to be given up, and tried again. */
+bool		rp_commit_is_attempt(const RpCommit *commit);
+void		rp_commit_give_up(RpCommit *commit);
+/* Abort, subtransactions and all, and forget what was remembered of it. */
+void		rp_commit_undo(RpCommit *commit);
+/* Have the session commit under the origin of slot, as this version of its. */
+void		rp_apply_origin_set(int slot, uint64 seq, P2pStamp stamp);
+/*
+ * The transaction cannot be applied together with others, or early: ERROR if it is.
+ * Called before anything that waits for a client, or that memory outside of the transaction
+ * would remember of a subtransaction.
+ */
+void		rp_apply_alone(const RpApplyTransaction *txn);
+
+/* apply.c: is the transaction behind after_seq here, perhaps in part, and may it be applied? Else *state says why. */
+bool		rp_apply_next_is_ready(const RpApplyOrigin *origin, uint64 after_seq, P2pBegin *begin,
+								   const P2pVector **deps, RpApplyState *state);
+/* Go on by at_us, monotonic, at the latest, even if nobody wakes the worker. */
+void		rp_apply_wake_by(int64 at_us);
+/* Has an origin other than slot a whole transaction that may be applied now? */
+bool		rp_apply_others_are_ready(int slot);
+
 /* apply_change.c: carry out one item of a transaction. tag: INSERT, UPDATE or DELETE. */
 void		rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 							const P2pValue *old_values, const P2pValue *new_values);
@@ -50,23 +112,11 @@ void		rp_apply_deletes_known_to(XLogRecPtr lsn);
 /* Make the key index complete for all local deletes of table that have committed up to now; false: it was. */
 bool		rp_apply_deletes_complete(RpApplyTransaction *txn, Oid table);
 
-/*
- * apply.c: the transaction cannot be applied together with others, or early: ERROR if it is.
- * Called before anything that waits for a client, or that memory outside of the transaction
- * would remember of a subtransaction.
- */
-void		rp_apply_alone(const RpApplyTransaction *txn);
-/* apply.c: go on by at_us, monotonic, at the latest, even if nobody wakes the worker. */
-void		rp_apply_wake_by(int64 at_us);
-/* apply.c: has an origin other than slot a whole transaction that may be applied now? */
-bool		rp_apply_others_are_ready(int slot);
 /* apply_start.c: wait until versions can be known here; then read all that must be known of them. */
 void		rp_apply_wait_until_ready(RpNode *node);
 void		rp_apply_load(RpNode *node);
 /* apply_upkeep.c: settle, forget, report what is due. Outside of a transaction. */
 void		rp_apply_upkeep(RpNode *node);
-/* apply.c: have the session commit under the origin of slot, as this version of its. */
-void		rp_apply_origin_set(int slot, uint64 seq, P2pStamp stamp);
 
 /*
  * The version of a row found here (see there), and that with the origin in place of the slot.
@@ -217,8 +267,6 @@ void		rp_conflict_record(RpApplyTransaction *txn, const RpConflictRecord *record
 void		rp_conflict_prune(void);
 
 /* apply_stream.c: the transactions of one origin, one after the other. */
-typedef struct RpStream RpStream;
-
 RpStream   *rp_stream_create(RpNode *node, int slot);
 /*
  * Stand before transaction after_seq + 1 and return its BEGIN (deps in

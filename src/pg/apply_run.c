@@ -18,9 +18,9 @@
  * usual way. Then, with all rows in the index, undecoded local deletes are asked for once.
  *
  * An error while a run is stored belongs to none of the changes that were just read. So it is
- * not noted: the transaction is applied once more without runs (apply.c).
+ * not noted: the transaction is applied once more without runs (apply_commit.c).
  *
- * Called by apply_change.c and apply.c.
+ * Called by apply_change.c and apply_commit.c.
  */
 #include "postgres.h"
 

@@ -4,7 +4,7 @@
  *	  one origin.
  *
  * A row's version is found by its xmin, so every origin transaction needs an xid
- * of its own, also where apply commits several at once (apply.c): each is a
+ * of its own, also where apply commits several at once (apply_commit.c): each is a
  * subtransaction then. The commit record lists the xids of these, but knows
  * one origin_lsn and one origin_timestamp only. Capture must give each its own seq and
  * stamp, also after a crash, from the WAL alone. So apply writes a logical
