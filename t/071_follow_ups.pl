@@ -3,6 +3,7 @@
 #
 #	a client inserts the key of a displaced row that has counted; on that node alone the sum cannot be
 #	stored, until all have acknowledged what he wrote, and the server was restarted
+#	a counter is set, and the key of a displaced row inserted, between two looks of apply at what it is to do
 #	a displaced row has beaten greater stamps by a change of the handler, which is long settled: neither
 #	what is left of the logs, nor tombstones, may have it go
 #	a joiner reads such a row's version from the logs: not the greater stamp that it has beaten
@@ -19,6 +20,7 @@ my $g = Replp2p->group([ 'a', 'b', 'c' ], schema => <<'SQL');
 CREATE TABLE summed (id int PRIMARY KEY, u int UNIQUE, n int NOT NULL DEFAULT 0);
 CREATE FUNCTION fine(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN n; END';
 CREATE INDEX ON summed (fine(n));
+CREATE TABLE later (LIKE summed INCLUDING INDEXES INCLUDING DEFAULTS);
 CREATE TABLE made (id int PRIMARY KEY, u int UNIQUE, n int NOT NULL DEFAULT 0);
 CREATE FUNCTION older(older made, newer made, conflict replp2p.conflict) RETURNS made LANGUAGE sql IMMUTABLE RETURN older;
 CREATE TABLE two (id int PRIMARY KEY, u int UNIQUE, w int UNIQUE, n int NOT NULL DEFAULT 0);
@@ -114,6 +116,29 @@ foreach my $restart (0, 1)
 	refuse(undef);
 	ends('summed', $what, $restart ? '1 10 26, 3 30 28 | none' : '1 10 26 | none');
 }
+
+# Apply learns of the counter before it judges what was written with it. It has read changes of the table before, and
+# need not look at the table again: old values are logged all the time.
+$g->sql_all('ALTER TABLE later REPLICA IDENTITY FULL');
+displace('later', '1, 10, 5', '2, 10, 7');
+ends('later', 'no counter yet', '2 10 7 | 1 10 5');
+my $stopped = $g->node('a')->data_dir . '/replp2p/stopped_at_displaced_before_follow';
+my $pid = $g->pid('a', 'apply');
+$g->set('a', 'replp2p.crash_point', 'stop:displaced_before_follow');
+foreach my $round (1, 2)
+{
+	$g->sql('a', "UPDATE later SET n = n + 1 WHERE id = 2");
+	ok($g->wait_until(sub { -e $stopped }), 'apply is about to look');
+	next if $round == 2;
+	unlink $stopped;
+	kill 'CONT', $pid;
+}
+$g->sql('a', "SELECT replp2p.set_column_merge('later', 'n', 'counter')");
+$g->sql('a', "INSERT INTO later VALUES (1, 11, 20)");
+$g->sql('a', "SELECT replp2p.wait_for_token(replp2p.current_token())");
+kill 'CONT', $pid;
+$g->set('a', 'replp2p.crash_point', undef);
+ends('later', 'a counter was set meanwhile', '1 11 25, 2 10 9 | none');
 
 # Of two concurrent versions the one that has seen a change of the handler wins, though its stamp be less. When the change is
 # settled, and the table no longer tracked, nothing tells of that but what stands there, or is displaced.

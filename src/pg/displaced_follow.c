@@ -201,6 +201,7 @@ own_log_note(void)
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
+	RP_CRASH_POINT("displaced_before_follow");
 	rp_own_log_follow_captured();
 	any = rp_displaced_notes_apply();
 	PopActiveSnapshot();

@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "utils/inval.h"
 #include "utils/memutils.h"
 
 #include "displaced.h"
@@ -133,6 +134,12 @@ rp_own_log_follow(uint64 limit_seq)
 {
 	if (following || own_seq >= limit_seq)
 		return;
+	/*
+	 * A handler or merge may have been set since apply last heard of such. Whoever wrote the table after that had to
+	 * wait for its lock, which is given back when all have been told: so to listen now, when the write is captured,
+	 * is soon enough for it. (What apply judges itself it has locked: fn_handlers.c.)
+	 */
+	AcceptInvalidationMessages();
 	following = true;
 	PG_TRY();
 	{
