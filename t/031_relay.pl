@@ -173,7 +173,9 @@ cmp_ok(received('c', 'a'), '>', $c_from_a, 'healed: c receives from a again');
 is($g->sql('c', "SELECT string_agg(node_name || ' ' || connected, ',' ORDER BY node_name) FROM replp2p.stat_links"),
 	'a true,b true', 'healed: c is connected to both');
 
-# the only way is cut off as well: a is alone until one link is back
+# The only way is cut off as well: a is alone until one link is back. Settings count at once, not when the
+# next exchange of state is due.
+$g->set('a', 'replp2p.gossip_interval', '10min');
 cut('b', 'c');
 $g->sql('a', "INSERT INTO t VALUES (5001, 'alone')");
 $g->sql('c', "INSERT INTO t VALUES (5002, 'without a')");
@@ -181,6 +183,8 @@ ok($g->eventually('b', "SELECT count(*) = 1 FROM t WHERE id = 5002"), 'b and c g
 source_is('c', 'a', 'b');
 is($g->sql('c', 'SELECT count(*) FROM t WHERE id = 5001'), 0, 'nothing of a comes through');
 $g->set('a', 'replp2p.unreachable_peers', 'c');
+ok($g->eventually('a', 'SELECT count(*) = 1 FROM t WHERE id = 5002'), 'a has the link as soon as it is allowed');
+$g->set('a', 'replp2p.gossip_interval', undef);
 $g->sync;
 $g->same('t', 'one link back, and everything is everywhere');
 

@@ -101,7 +101,8 @@ rp_gossip_main(Datum dboid)
 										 ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
-		rp_worker_check(node, RP_WORKER_GOSSIP);
+		if (rp_worker_check(node, RP_WORKER_GOSSIP))
+			gossip->tick_due_us = 0;	/* who has mended a setting waits for it */
 		MemoryContextReset(gossip->step);
 		MemoryContextSwitchTo(gossip->step);
 		step(gossip);

@@ -241,8 +241,8 @@ rp_worker_open_helper(Oid dboid, const char *role)
 	return node;
 }
 
-/* Look whether to go on: postmaster, interrupts, stop, reload. */
-void
+/* Look whether to go on: postmaster, interrupts, stop, reload. True: settings may be others. */
+bool
 rp_worker_check(RpNode *node, RpWorkerKind kind)
 {
 	if (!PostmasterIsAlive())
@@ -250,11 +250,11 @@ rp_worker_check(RpNode *node, RpWorkerKind kind)
 	CHECK_FOR_INTERRUPTS();
 	if (worker_must_leave(node, kind))
 		proc_exit(0);
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
+	if (!ConfigReloadPending)
+		return false;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	return true;
 }
 
 /* Wait until the latch is set, at most timeout_ms (negative: without end); resets the latch. */
@@ -263,12 +263,12 @@ rp_worker_wait(RpNode *node, RpWorkerKind kind, long timeout_ms, uint32 wait_eve
 {
 	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
 
-	rp_worker_check(node, kind);
+	(void) rp_worker_check(node, kind);
 	if (timeout_ms >= 0)
 		events |= WL_TIMEOUT;
 	(void) WaitLatch(MyLatch, events, timeout_ms, wait_event);
 	ResetLatch(MyLatch);
-	rp_worker_check(node, kind);
+	(void) rp_worker_check(node, kind);
 }
 
 /* Wake all workers that have to leave, by SIGTERM if force; return whether one still runs. */

@@ -37,9 +37,9 @@ RpNode	   *rp_worker_open_in(Oid dboid, RpWorkerKind kind, Oid connect_to);
 void		rp_worker_wait(RpNode *node, RpWorkerKind kind, long timeout_ms, uint32 wait_event);
 /*
  * In loops that do not wait: interrupts, config reload, stop flag, and the postmaster's death every
- * call.
+ * call. True: settings were read again.
  */
-void		rp_worker_check(RpNode *node, RpWorkerKind kind);
+bool		rp_worker_check(RpNode *node, RpWorkerKind kind);
 
 /* The mains, registered by the launcher by these names in library "replp2p". */
 PGDLLEXPORT void rp_launcher_main(Datum unused);
