@@ -16,6 +16,7 @@ CREATE TABLE w (id int PRIMARY KEY, v text);
 CREATE TABLE other (id int PRIMARY KEY, v text);
 CREATE TABLE changed (id int PRIMARY KEY, v text);
 CREATE TABLE met (id int PRIMARY KEY, v text);
+CREATE TABLE late (id int PRIMARY KEY, v text);
 INSERT INTO t SELECT x, 'start' FROM generate_series(300, 310) x;
 INSERT INTO t SELECT x, 'start' FROM generate_series(400, 410) x;
 SQL
@@ -98,6 +99,39 @@ both('SELECT replp2p.resume_apply()');
 $g->sync;
 $g->same('met', 'a tombstone in the midst');
 is($g->sql('b', "SELECT count(*) FROM met WHERE v = 'run ' || id"), 101, 'every row is there, and right');
+cmp_ok(runs_since($lsn), '>', 0, 'by runs');
+
+# A key that b deletes, and nobody reads it, after the last insert that has asked for such deletes, and before the
+# run is stored. In between apply waits for a client who holds a row of another table.
+$lsn = $g->sql('b', 'SELECT pg_current_wal_insert_lsn()');
+$g->sql('a', "INSERT INTO other VALUES (1, 'held')");
+$g->sync;
+both('SELECT replp2p.pause_apply()');
+$g->sql('a', <<'SQL');
+BEGIN;
+INSERT INTO late SELECT x, 'one by one' FROM generate_series(1, 7) x;
+UPDATE other SET v = 'changed' WHERE id = 1;
+INSERT INTO late SELECT x, 'run' FROM generate_series(8, 100) x;
+COMMIT;
+SQL
+my $client = $g->node('b')->background_psql('postgres');
+$client->query_safe('BEGIN; SELECT FROM other WHERE id = 1 FOR UPDATE');
+$g->sql('b', 'SELECT replp2p.resume_apply()');
+ok($g->eventually('b', "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'replp2p apply' AND wait_event_type = 'Lock'"),
+	'apply waits for a client');
+$pid = $g->sql('b', 'SELECT pid FROM replp2p.stat_capture');
+kill 'STOP', $pid;
+$g->sql('b', "INSERT INTO late VALUES (40, 'b'); DELETE FROM late WHERE id = 40");
+$client->query_safe('COMMIT');
+$client->quit;
+my $stored_or_waits = "SELECT (SELECT count(*) FROM late) = 100 OR EXISTS (SELECT FROM pg_stat_activity
+	WHERE application_name = 'replp2p apply' AND backend_xid IS NOT NULL AND wait_event_type = 'Extension')";
+ok($g->eventually('b', $stored_or_waits), 'apply waits for capture with the run');
+kill 'CONT', $pid;
+$g->sql('a', 'SELECT replp2p.resume_apply()');
+$g->sync;
+$g->same('late', 'a key deleted late');
+is($g->sql('b', 'SELECT count(*) FILTER (WHERE id = 40) || $$ $$ || count(*) FROM late'), '0 99', 'it stays away');
 cmp_ok(runs_since($lsn), '>', 0, 'by runs');
 
 # A second unique key: no runs, the usual resolution

@@ -6,6 +6,9 @@
 #	a local delete that is decoded only while a row is found to be displaced
 #	a client who inserts a key while its row is being displaced
 #	a client who inserts the key of a displaced row that has counted
+#	a local truncate, and rows of a handler that it has not seen
+#	rows of which nothing but the pin says the version
+#	a row that was made of several versions, of which one is forgotten, and came back
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -16,14 +19,23 @@ use Replp2p;
 my @tables = qw(made kept summed);
 my $g = Replp2p->group([ 'a', 'b', 'c' ], schema => join('', map { "CREATE TABLE $_ (id int PRIMARY KEY, u int UNIQUE, n int NOT NULL DEFAULT 0);\n" } @tables) . <<'SQL');
 CREATE TABLE other (id int PRIMARY KEY);
+CREATE TABLE changed (id int PRIMARY KEY, u int UNIQUE, n int NOT NULL DEFAULT 0);
+CREATE TABLE chain (id int PRIMARY KEY, u int UNIQUE, n int UNIQUE);
+CREATE FUNCTION newer(older changed, newer changed, conflict replp2p.conflict) RETURNS changed LANGUAGE sql IMMUTABLE
+RETURN newer;
+CREATE TABLE folded (id int PRIMARY KEY, u int UNIQUE, n text);
+CREATE FUNCTION fold(older folded, newer folded, conflict replp2p.conflict) RETURNS folded LANGUAGE sql IMMUTABLE
+RETURN ROW(newer.id, newer.u, '(' || older.n || '>' || newer.n || ')')::folded;
 CREATE FUNCTION older(older made, newer made, conflict replp2p.conflict) RETURNS made LANGUAGE sql IMMUTABLE
 RETURN coalesce(older, newer);
 SQL
 $g->sql('a', "SELECT replp2p.set_conflict_handler('made', 'custom', 'older(made, made, replp2p.conflict)')");
 $g->sql('a', "SELECT replp2p.set_conflict_handler('kept', 'vector_clock')");
 $g->sql('a', "SELECT replp2p.set_column_merge('summed', 'n', 'counter')");
+$g->sql('a', "SELECT replp2p.set_conflict_handler('$_', 'vector_clock')") foreach 'changed', 'chain';
+$g->sql('a', "SELECT replp2p.set_conflict_handler('folded', 'custom', 'fold(folded, folded, replp2p.conflict)')");
 $g->sync;
-$g->eventually($_, "SELECT count(*) = 3 FROM replp2p.tables WHERE handler <> 'last_writer_wins' OR merges <> '{}'") foreach $g->names;
+$g->eventually($_, "SELECT count(*) = 6 FROM replp2p.tables WHERE handler <> 'last_writer_wins' OR merges <> '{}'") foreach $g->names;
 
 # What stands in a table, and what is displaced.
 sub state
@@ -172,6 +184,76 @@ write_over('apply', "INSERT INTO summed VALUES (4, 61, 20)", "UPDATE summed SET 
 	'written over and displaced', '1 51 25, 3 3 1, 5 61 7 | 4 61 25');
 write_over('apply', "TRUNCATE summed", "INSERT INTO summed VALUES (4, 62, 30)",
 	'truncated, and written anew', '4 62 30 | none');
+
+# A local truncate is decoded while a row is displaced by what was inserted after it. The row has a greater handler
+# epoch, so it stays, and comes back, though the truncate is later.
+$g->sql_all('SELECT replp2p.pause_apply()');
+$g->sql('a', 'INSERT INTO changed VALUES (3, 30)');
+$g->sql('b', 'INSERT INTO changed VALUES (4, 30)');
+$g->sql_all('SELECT replp2p.resume_apply()');
+ends('changed', 'there is a displaced row', '4 30 0 | 3 30 0');
+$g->sql_all('SELECT replp2p.pause_apply()');
+$g->sql('a', "SELECT replp2p.set_conflict_handler('changed', 'custom', 'newer(changed, changed, replp2p.conflict)')");
+$g->sql('a', 'INSERT INTO changed VALUES (1, 10)');
+captured('a');
+my $capture = $g->sql('b', 'SELECT pid FROM replp2p.stat_capture');
+kill 'STOP', $capture;
+$g->sql('b', 'BEGIN; TRUNCATE changed; INSERT INTO changed VALUES (2, 10); COMMIT');
+$g->sql('b', 'SELECT replp2p.resume_apply()');
+ok(apply_waits('b'), 'apply waits for a truncate');
+kill 'CONT', $capture;
+$g->sql_all('SELECT replp2p.resume_apply()');
+ends('changed', 'a truncate of a lesser handler epoch', '2 10 0 | 1 10 0');
+$g->sql('b', 'DELETE FROM changed WHERE id = 2');
+ends('changed', 'and the row comes back', '1 10 0 | none');
+
+# Versions that are stable and in no key set: those of displaced rows stand with them, those of rows in the table were pinned.
+sub forget_stable
+{
+	my ($name, $origins) = @_;
+	ok($g->eventually($name, "SELECT bool_and(stable_seq = stored_seq) FROM replp2p.stat_log WHERE origin IN ($origins)"),
+		"what $origins wrote is stable on $name");
+	my $apply = $g->pid($name, 'apply');
+	$g->sql($name, "SELECT pg_terminate_backend($apply, 60000)");
+	return ok($g->eventually($name, "SELECT pid <> $apply FROM pg_stat_activity WHERE backend_type = 'replp2p apply'"), 'apply has started again');
+}
+
+$g->sql_all('SELECT replp2p.pause_apply()');
+$g->sql('a', 'INSERT INTO chain VALUES (3, 30, 20), (5, 50, 51)');
+$g->sql('b', 'INSERT INTO chain VALUES (1, 10, 20), (6, 50, 52)');
+$g->sql('c', 'INSERT INTO chain VALUES (2, 10, 40), (7, 50, 53)');
+$g->sql_all('SELECT replp2p.resume_apply()');
+ends('chain', 'who is displaced displaces nobody', '2 10 40, 3 30 20, 7 50 53 | 1 10 20, 5 50 51, 6 50 52');
+$g->sync;
+forget_stable($_, "'a', 'b', 'c'") foreach $g->names;
+ends('chain', 'and so it stays', '2 10 40, 3 30 20, 7 50 53 | 1 10 20, 5 50 51, 6 50 52');
+$g->sql('a', 'DELETE FROM chain WHERE id = 2');
+ends('chain', 'who comes back displaces another', '1 10 20, 7 50 53 | 3 30 20, 5 50 51, 6 50 52');
+$g->sql('b', 'DELETE FROM chain WHERE id = 7');
+ends('chain', 'who comes back is greater than who stays displaced', '1 10 20, 6 50 52 | 3 30 20, 5 50 51');
+$g->sql('c', 'DELETE FROM chain WHERE id = 6');
+ends('chain', 'the third comes back', '1 10 20, 5 50 51 | 3 30 20');
+$g->sql('c', 'DELETE FROM chain WHERE id = 1');
+ends('chain', 'all are back', '3 30 20, 5 50 51 | none');
+
+# A row that comes back under its greatest version, which is this node's own, was made of more than is known of by now. It is
+# not folded again. (a applies nothing, so that only what a wrote gets stable.)
+$g->sql('a', "INSERT INTO folded VALUES (1, 10, 's')");
+$g->sync;
+$g->sql_all('SELECT replp2p.pause_apply()');
+$g->sql($_->[0], "UPDATE folded SET u = $_->[1], n = '$_->[0]' WHERE id = 1") foreach [ 'a', 50 ], [ 'c', 51 ], [ 'b', 50 ];
+$g->sql('c', "INSERT INTO folded VALUES (2, 50, 'c')");
+$g->sql($_, 'SELECT replp2p.resume_apply()') foreach 'b', 'c';
+ok(has($_, 'folded', '2 50 c | 1 50 ((a>c)>b)'), "made of three, and displaced on $_") foreach 'b', 'c';
+$g->sql('b', 'DELETE FROM folded WHERE id = 2');
+ok(has($_, 'folded', '1 50 ((a>c)>b) | none'), "it comes back on $_") foreach 'b', 'c';
+captured('b');
+forget_stable('b', "'a'");
+is($g->sql('b', "SELECT bool_or(stable_seq = stored_seq) FROM replp2p.stat_log WHERE origin IN ('b', 'c')"), 'f', 'what the others wrote is not');
+$g->sql('b', 'INSERT INTO other VALUES (2)');
+captured('b');
+$g->sql('a', 'SELECT replp2p.resume_apply()');
+ends('folded', 'it is not made anew of two', '1 50 ((a>c)>b) | none');
 
 $g->stop;
 done_testing();
