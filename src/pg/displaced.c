@@ -75,7 +75,6 @@ static HTAB *tables = NULL;
 static HTAB *keys = NULL;
 
 static void filter_add(Oid relid, RpKeyHash hash);
-static void displaced_hold(RpNode *node);
 static void table_rehash_or_warn(Oid relid);
 static void table_rehash(Oid relid);
 static RpArg arg_table(Oid relid);
@@ -347,12 +346,11 @@ rp_displaced_put(RpApplyTransaction *txn, RpOpenRelation *open,
 	rp_statement_run(&insert, args, lengthof(args));
 	rp_catalog_close(&catalog);
 	filter_add(open->map->relid, hash);
-	displaced_hold(txn->node);
+	rp_displaced_hold(txn->node);
 }
 
-/* There is a displaced row: drop nothing as stable until displaced_follow.c has looked. */
-static void
-displaced_hold(RpNode *node)
+void
+rp_displaced_hold(RpNode *node)
 {
 	SpinLockAcquire(&node->vector_lock);
 	if (node->displaced != RP_DISPLACED_SOME)

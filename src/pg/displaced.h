@@ -25,6 +25,8 @@ bool		rp_displaced_key(RpKeyHash hash);
 /* May no table have any? Is any table to be judged again? */
 bool		rp_displaced_is_empty(void);
 bool		rp_displaced_any_dirty(void);
+/* Drop nothing as stable until displaced_follow.c has gone through. */
+void		rp_displaced_hold(RpNode *node);
 /* Something changed in a table: if it has displaced rows, they are to be judged again. */
 void		rp_displaced_touch(Oid relid);
 /*
@@ -101,6 +103,11 @@ bool		rp_displaced_is_followed(Oid relid, RpKeyHash hash);
  */
 bool		rp_displaced_notes_apply(void);
 void		rp_displaced_notes_done(void);
+
+/* displaced_follow.c */
+
+/* tracked_follow.c is through with all keys that it was to look at: what waited for it may be forgotten. */
+void		rp_displaced_keys_followed(void);
 
 /* apply_unique.c */
 

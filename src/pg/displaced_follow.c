@@ -24,7 +24,9 @@
  * Nobody waits for this, and it waits for nobody: a row that a local transaction has in
  * work stays as it is, and is looked at again a little later. Until a walk has
  * gone through, nothing is dropped as stable (rp_droppable_seq): the pins that it makes
- * need the versions.
+ * need the versions. Nor before tracked_follow.c has looked at the keys that were touched by then, however
+ * often it fails: a client may have inserted the key of a displaced row that has counted, and who adds
+ * up needs what both have written.
  *
  * When apply starts every table is walked over, since nobody knows what was left undone.
  */
@@ -74,6 +76,8 @@ static int	retry_ms = 0;
 static MemoryContext follow_context = NULL;
 static Oid	save_user;			/* who we are, within a transaction; an ERROR's abort puts it back */
 static int	save_sec;
+static uint64 walked_seqs[RP_MAX_MEMBERS];	/* as of the beginning of the last walk */
+static bool walk_waits = false; /* it has gone through, and waits for keys to be followed */
 
 static bool own_log_is_new(void);
 static void own_log_note(void);
@@ -96,7 +100,6 @@ static void follow_failed(MemoryContext context);
 bool
 rp_displaced_follow_up(RpNode *node)
 {
-	static uint64 seqs[RP_MAX_MEMBERS];
 	MemoryContext old;
 	volatile bool done = false;
 	volatile bool settled = true;
@@ -105,7 +108,8 @@ rp_displaced_follow_up(RpNode *node)
 	our_node = node;
 	if (rp_displaced_is_empty())
 	{
-		if (node->displaced != RP_DISPLACED_NONE)
+		walk_waits = false;
+		if (node->displaced != RP_DISPLACED_NONE && !rp_keysets_any_touched())
 			seqs_publish(RP_DISPLACED_NONE, NULL);
 		due_us = 0;
 		return false;
@@ -126,13 +130,17 @@ rp_displaced_follow_up(RpNode *node)
 	{
 		bool		all = true;
 
-		seqs_read(seqs);
+		walk_waits = false;
+		seqs_read(walked_seqs);
 		own_log_note();
 		done = tables_walk(&all);
 		settled = all;
 		if (all)
 		{
-			seqs_publish(RP_DISPLACED_SOME, seqs);
+			if (rp_keysets_any_touched())
+				walk_waits = true;
+			else
+				seqs_publish(RP_DISPLACED_SOME, walked_seqs);
 			retry_ms = 0;
 		}
 	}
@@ -156,6 +164,14 @@ rp_displaced_follow_up(RpNode *node)
 		due_us = end + Min((end - start) * REST_FACTOR, REST_LAST_MS * INT64CONST(1000));
 	}
 	return done;
+}
+
+void
+rp_displaced_keys_followed(void)
+{
+	if (walk_waits)
+		seqs_publish(RP_DISPLACED_SOME, walked_seqs);
+	walk_waits = false;
 }
 
 int64
@@ -459,6 +475,8 @@ seqs_publish(RpDisplaced displaced, const uint64 *seqs)
 static void
 others_publish(void)
 {
+	if (rp_keysets_any_touched())
+		return;
 	SpinLockAcquire(&our_node->vector_lock);
 	for (int slot = RP_SELF + 1; slot < our_node->nmembers; slot++)
 		our_node->members[slot].rechecked_seq = our_node->members[slot].applied_seq;

@@ -283,6 +283,12 @@ rp_keysets_next_touched(Oid *relid, RpKeyHash *key)
 	return true;
 }
 
+bool
+rp_keysets_any_touched(void)
+{
+	return !dlist_is_empty(&touched);
+}
+
 void
 rp_keysets_touch_contested(Oid relid)
 {

@@ -53,6 +53,8 @@ void		rp_keysets_sweep(const P2pVector *stable);
  * again. Returns false when there is none left. What was taken comes again if the transaction fails.
  */
 bool		rp_keysets_next_touched(Oid *relid, RpKeyHash *key);
+/* Are there any? */
+bool		rp_keysets_any_touched(void);
 
 /* keyset_read.c: what the logs hold. Take up one item of any log (logpass.h). */
 struct RpPassItem;

@@ -124,7 +124,7 @@ typedef struct RpMember
 	uint64		captured_seq;	/* as capture read it from the WAL; self: its own seq; writer: capture */
 	uint64		applied_seq;	/* visible here; self: = captured_seq; writer: apply, capture for self */
 	uint64		stable_seq;		/* writer: gossip */
-	uint64		rechecked_seq;	/* displaced rows were judged after this was applied; writer: apply */
+	uint64		rechecked_seq;	/* displaced rows, and keys touched, were judged after this was applied; writer: apply */
 	uint64		required_seq;	/* a joiner must store up to this before it applies; writer: rp_members_load */
 	P2pStamp	stored_stamp;	/* stamp of stored_seq; writer: as stored_seq */
 	P2pStamp	applied_stamp;	/* stamp of applied_seq; writer: as applied_seq */
@@ -316,7 +316,8 @@ RpNodeStatus rp_node_status(RpNode *node);
 
 /*
  * Up to where of a slot what is stable may be forgotten: not before displaced rows were compared
- * with it, while there are any. vector_lock is held.
+ * with it, while there are any, nor while a key that was touched by it cannot be judged (tracked_follow.c).
+ * vector_lock is held.
  */
 static inline uint64
 rp_droppable_seq(const RpNode *node, int slot)

@@ -73,7 +73,7 @@ RpImage    *rp_image_of_slot(TupleTableSlot *slot);
 RpImage    *rp_image_copy(const RpImage *image, int natts);
 /* A version of the set with the slot in place of the origin. */
 RpSlotVersion rp_tracked_slot_version(RpNode *node, const P2pKeyVersion *version);
-/* Is the version stable? Then the log may no longer have its image. */
+/* Is the version stable? Then nobody can come who has not seen it. */
 bool		rp_tracked_is_stable(RpNode *node, const P2pKeyVersion *version);
 /* "insert", "update", "delete" */
 const char *rp_op_name(P2pOp op);

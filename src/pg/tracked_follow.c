@@ -16,7 +16,9 @@
  * takes no version from it, for it is none. Every node does the same by itself.
  *
  * Called by apply between the transactions of origins. A key that fails is
- * tried again later, and keeps only itself back.
+ * tried again later, and keeps only itself back; but until it is done nothing is dropped
+ * as stable (displaced_follow.c), since it is judged by what both sides have written, be it
+ * stable meanwhile.
  */
 #include "postgres.h"
 
@@ -45,6 +47,7 @@ static bool follow_one(RpNode *node);
 static void key_follow(RpApplyTransaction *txn, Oid relid, RpKeyHash hash);
 static void row_follow(RpApplyTransaction *txn, RpTrackedKey *t);
 static bool row_is_raw(RpTrackedKey *t);
+static bool is_logged(RpNode *node, const P2pKeyVersion *version);
 static void failed(RpNode *node);
 
 bool
@@ -55,12 +58,12 @@ rp_tracked_follow_up(RpNode *node)
 	MemoryContext context = CurrentMemoryContext;
 	RepOriginId origin = replorigin_session_origin;
 
-	if (!rp_handlers_in_use())
+	if (!rp_handlers_in_use() && !rp_keysets_any_touched())
 		return false;
 	SpinLockAcquire(&node->vector_lock);
 	own_seq = node->members[RP_SELF].captured_seq;
 	SpinLockRelease(&node->vector_lock);
-	if (own_seq == followed_seq && !left_over)
+	if (own_seq == followed_seq && !left_over && !rp_keysets_any_touched())
 		return false;
 	if (retry_us != 0 && rp_monotonic_us() < retry_us)
 		return false;
@@ -71,6 +74,7 @@ rp_tracked_follow_up(RpNode *node)
 		replorigin_session_origin_timestamp = 0;
 		while (follow_one(node))
 			done = true;
+		rp_displaced_keys_followed();
 		followed_seq = own_seq;
 		left_over = false;
 		retry_ms = 0;
@@ -201,8 +205,8 @@ row_is_raw(RpTrackedKey *t)
 }
 
 /*
- * Read the key's values from a version that stored a row and is in the log for sure; false: all
- * are deletes or stable, and there is nothing to do.
+ * Read the key's values from a version that stored a row and is in the log still; false: all
+ * are deletes or trimmed, and there is nothing to do.
  */
 bool
 rp_tracked_key_values(RpTrackedKey *t, TupleTableSlot *key)
@@ -211,12 +215,25 @@ rp_tracked_key_values(RpTrackedKey *t, TupleTableSlot *key)
 	{
 		const P2pKeyVersion *version = &t->set->versions[i];
 
-		if (version->op == P2P_OP_DELETE || rp_tracked_is_stable(t->node, version))
+		if (version->op == P2P_OP_DELETE || !is_logged(t->node, version))
 			continue;
 		rp_keyset_image(t->open->map, t->hash, version, NULL, key);
 		return true;
 	}
 	return false;
+}
+
+/* Does the log still have the version? Stable alone does not say: what is to be followed is kept. */
+static bool
+is_logged(RpNode *node, const P2pKeyVersion *version)
+{
+	RpSlotVersion v = rp_tracked_slot_version(node, version);
+	uint64		oldest;
+
+	SpinLockAcquire(&node->vector_lock);
+	oldest = node->members[v.slot].oldest_seq;
+	SpinLockRelease(&node->vector_lock);
+	return oldest != 0 && v.seq >= oldest;
 }
 
 /* Undo, say what happened once, and try again later. */
@@ -233,6 +250,7 @@ failed(RpNode *node)
 	FlushErrorState();
 	AbortCurrentTransaction();
 	rp_keysets_abort();
+	rp_displaced_hold(node);
 	rp_worker_error(node, RP_WORKER_APPLY, error->message);
 	FreeErrorData(error);
 	left_over = true;
