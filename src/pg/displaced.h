@@ -65,8 +65,8 @@ List	   *rp_displaced_list(Oid relid, const RpDisplacedRow *after, int limit);
 /* Forget the one of that key. */
 void		rp_displaced_forget(Oid relid, RpKeyHash hash);
 /*
- * Forget the one of that key, or all of the table (NULL), if its version is less than that of a local write, which was
- * not known when it was displaced.
+ * Forget the one of that key, or all of the table (NULL), if its version is less than that of a
+ * local write, which was not known when it was displaced.
  */
 void		rp_displaced_forget_older(Oid relid, const RpKeyHash *hash, const RpSlotVersion *version);
 /* Show another row as the one that displaces it. */

@@ -20,9 +20,10 @@
  *
  *	  (noted) -> stable: settle_at = the applied vector of now -> settle_at is stable: settled
  *
- * Stable means here that what local writes leave to be done for it is done, too (rp_droppable_seq): then all that displaced rows
- * had to be compared with was compared while epochs were known, and what has not seen a settled change is
- * not asked about any more (rp_handlers_is_past).
+ * Stable means here that what local writes leave to be done for it is done, too
+ * (rp_droppable_seq): then all that displaced rows had to be compared with was compared while
+ * epochs were known, and what has not seen a settled change is not asked about any more
+ * (rp_handlers_is_past).
  *
  * A settled change makes lesser ones of the same table, or column, superfluous.
  *

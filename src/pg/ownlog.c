@@ -135,9 +135,10 @@ rp_own_log_follow(uint64 limit_seq)
 	if (following || own_seq >= limit_seq)
 		return;
 	/*
-	 * A handler or merge may have been set since apply last heard of such. Whoever wrote the table after that had to
-	 * wait for its lock, which is given back when all have been told: so to listen now, when the write is captured,
-	 * is soon enough for it. (What apply judges itself it has locked: fn_handlers.c.)
+	 * A handler or merge may have been set since apply last heard of such. Whoever wrote the
+	 * table after that had to wait for its lock, which is given back when all have been told: so
+	 * to listen now, when the write is captured, is soon enough for it. (What apply judges itself
+	 * it has locked: fn_handlers.c.)
 	 */
 	AcceptInvalidationMessages();
 	following = true;
