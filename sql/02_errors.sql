@@ -71,6 +71,14 @@ EXCEPTION WHEN OTHERS THEN
 	RAISE NOTICE 'export_snapshot: refused';
 END
 $$;
+DO $$
+BEGIN
+	PERFORM replp2p.get_changed_keys(NULL::replp2p.members, '', '');
+	RAISE NOTICE 'read';
+EXCEPTION WHEN OTHERS THEN
+	RAISE NOTICE 'get_changed_keys: refused';
+END
+$$;
 SELECT replp2p.refuse_rewrite();
 
 -- nothing has changed

@@ -78,12 +78,14 @@ CREATE TABLE replp2p.invites (
 -- What a join has to copy, and has copied; empty before and after. Tables in join_tables are shut.
 CREATE TABLE replp2p.join_tables (
 	relation oid PRIMARY KEY,
-	donor_relation oid NOT NULL,			-- at the sponsor
+	donor_relation oid NOT NULL,			-- at the donor
 	donor_file oid NOT NULL,				-- its relfilenode there
-	key_columns text						-- quoted; unique and never NULL
+	key_columns text,						-- quoted; unique and never NULL
+	donor_id bytea,							-- NULL = the sponsor; until all is as it is there
+	donor_vector bytea						-- of the first snapshot of another donor
 );
 
--- Ranges of a table's blocks at the sponsor.
+-- Ranges of a table's blocks at its donor.
 CREATE TABLE replp2p.join_pieces (
 	piece integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	relation oid NOT NULL,
@@ -546,7 +548,8 @@ CREATE FUNCTION replp2p.get_stat_join(
 	OUT rows_processed bigint,
 	OUT started_at timestamptz,
 	OUT waits_for text,
-	OUT last_error text)
+	OUT last_error text,
+	OUT donors text)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'rp_get_stat_join';
 COMMENT ON FUNCTION replp2p.get_stat_join() IS 'the row behind the view stat_join';
@@ -903,6 +906,12 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_export_snapshot';
 COMMENT ON FUNCTION replp2p.export_snapshot() IS
 'export the snapshot that a joining node copies from, and its version vector; refuses itself outside of the session of a joining node';
 
+CREATE FUNCTION replp2p.get_changed_keys(row_type anyelement, after bytea, upto bytea)
+RETURNS SETOF anyelement
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_get_changed_keys';
+COMMENT ON FUNCTION replp2p.get_changed_keys(anyelement, bytea, bytea) IS
+'the keys of a table (given as NULL of its row type) that transactions after one version vector, up to another, have changed; refuses itself outside of the session of a joining node';
+
 CREATE FUNCTION replp2p.node_fingerprint()
 RETURNS text
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'rp_node_fingerprint';
@@ -920,6 +929,7 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA replp2p FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	replp2p.node_fingerprint(),
 	replp2p.export_snapshot(),
+	replp2p.get_changed_keys(anyelement, bytea, bytea),
 	replp2p.get_table_handlers(),
 	replp2p.current_token(),
 	replp2p.wait_for_token(text, interval),

@@ -350,7 +350,7 @@ is($g->sql('a', <<'SQL'), '', 'nor anything else');
 SELECT string_agg(proname, ' ' ORDER BY proname) FROM pg_proc
 WHERE pronamespace = 'replp2p'::regnamespace AND has_function_privilege('nobody', oid, 'EXECUTE')
 	AND proname NOT IN ('node_fingerprint', 'current_token', 'wait_for_token', 'wait_for_replication',
-		'export_snapshot', 'refuse_rewrite',
+		'export_snapshot', 'get_changed_keys', 'refuse_rewrite',
 		'get_table_handlers',	-- says of tables no more than pg_class does
 		'revert_conflict', 'fk_violations')	-- judge their caller: sql/10_*
 SQL

@@ -132,7 +132,7 @@ SELECT proname || '(' || coalesce((
 FROM pg_proc WHERE pronamespace = 'replp2p'::regnamespace
 SQL
 # not for users
-my $internal = qr/^(?:get_stat_|get_table_handlers|export_snapshot|node_fingerprint|check_prerequisites|refuse_rewrite)/;
+my $internal = qr/^(?:get_stat_|get_table_handlers|export_snapshot|get_changed_keys|node_fingerprint|check_prerequisites|refuse_rewrite)/;
 my %result = $functions =~ /`(\w+)\([^`]*?\) → ([^`]*)`/g;
 same_lists(\@there, \@functions, 'functions');
 

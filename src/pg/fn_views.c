@@ -465,6 +465,7 @@ rp_get_stat_join(PG_FUNCTION_ARGS)
 	rp_row_time(&row, join.started_at);
 	rp_row_text(&row, join.waits_for);
 	rp_row_text(&row, join.last_error);
+	rp_row_text(&row, join.donors);
 	rp_row_end(&row);
 	return (Datum) 0;
 }

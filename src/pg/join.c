@@ -39,6 +39,7 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "crashpoint.h"
 #include "identity.h"
 #include "join_internal.h"
 #include "monotonic.h"
@@ -51,8 +52,9 @@
 #define LOOK_MS 1000			/* between looks at what nobody wakes us for */
 /* The sponsor waits for its capture worker before it answers. */
 #define ADMISSION_PATIENCE_MS 120000
-/* Snapshots that have no version vector in a row (snapshot.c). */
-#define MAX_SNAPSHOTS 200
+/* How long the sponsor may take to apply what other donors have, before it is copied from it alone. */
+#define COVER_TRIES 50
+#define COVER_WAIT_MS 100
 
 static void step_copy(RpNode *node);
 static void step_catch_up(RpNode *node);
@@ -249,7 +251,7 @@ admit(RpJoin *join)
 				 errhint("Leave by replp2p.leave_group(force => true), and join again with a new invite.")));
 	initStringInfo(&answer);
 	if (!rp_peer_session_call(join->donor, request, w.length, ADMISSION_PATIENCE_MS, &answer, &error))
-		rp_join_donor_error(NULL, error);
+		rp_join_donor_error(join, NULL, error);
 	p2p_wipe(request, sizeof(request));
 
 	p2p_reader_init(&r, answer.data, (size_t) answer.len);
@@ -262,56 +264,9 @@ admit(RpJoin *join)
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("the sponsor's answer is not understood"),
 				 errhint("Use the same version of replp2p on both servers.")));
+	strlcpy(join->sponsor_name, reply.sponsor_name, sizeof(join->sponsor_name));
 	ereport(LOG,
 			(errmsg("admitted to group \"%s\" by node \"%s\"", reply.group_name, reply.sponsor_name)));
-}
-
-/* Read what export_snapshot returned: hex digits of a vector and a stamp. */
-static void
-vector_read(RpJoin *join, const char *hex)
-{
-	size_t		length = strlen(hex) / 2;
-	uint8	   *bytes = palloc(length + 1);
-	P2pReader	r;
-
-	(void) hex_decode(hex, length * 2, (char *) bytes);
-	p2p_reader_init(&r, bytes, length);
-	p2p_get_vector(&r, &join->vector);
-	join->stamp = p2p_get_i64(&r);
-	if (r.bad || p2p_reader_left(&r) != 0 || join->stamp < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("the vector of the sponsor's snapshot is malformed"),
-				 errhint("Use the same version of replp2p on both servers.")));
-}
-
-/* Begin a transaction of the donor whose snapshot has a vector. */
-static void
-snapshot_take(RpJoin *join)
-{
-	rp_join_donor_settings(join, "60s");
-	for (int i = 0; i < MAX_SNAPSHOTS; i++)
-	{
-		RpJoinRows *rows;
-
-		rp_worker_check(join->node, RP_WORKER_JOIN);
-		rp_join_run(join, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
-		rows = rp_join_query(join, "SELECT snapshot, encode(vector, 'hex') FROM replp2p.export_snapshot()");
-		if (rows->nrows == 1 && rp_join_value(rows, 0, 0) != NULL && rp_join_value(rows, 0, 1) != NULL)
-		{
-			strlcpy(join->snapshot, rp_join_value(rows, 0, 0), sizeof(join->snapshot));
-			vector_read(join, rp_join_value(rows, 0, 1));
-			rp_join_seen_read(join);
-			elog(DEBUG1, "replp2p: snapshot %s of attempt %d", join->snapshot, i + 1);
-			return;
-		}
-		rp_join_run(join, "ROLLBACK");
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("the sponsor had no snapshot with a version vector in %d attempts", MAX_SNAPSHOTS),
-			 errdetail("Its transactions become visible in another order than they commit in, because of very many of them at once or of synchronous replication."),
-			 errhint("It is tried again by itself; join by an invite of a node with less load.")));
 }
 
 /* Set the counters of stat_join back for a new try. */
@@ -340,6 +295,24 @@ members_reload(RpNode *node)
 	rp_worker_wake(node, RP_WORKER_GOSSIP);
 }
 
+/* Take the snapshots of all donors; the sponsor's last, so that it has all that the others have. */
+static void
+snapshots_take(RpJoin *join)
+{
+	rp_join_donor_settings(join, "60s");
+	rp_join_donors_begin(join);
+	rp_join_donors_open(join);
+	RP_CRASH_POINT("join_between_snapshots");
+	rp_join_snapshot_take(join);
+	for (int i = 0; i < COVER_TRIES && !rp_join_donors_covered(join); i++)
+	{
+		rp_join_run(join, "ROLLBACK");
+		rp_worker_wait(join->node, RP_WORKER_JOIN, COVER_WAIT_MS, PG_WAIT_EXTENSION);
+		rp_join_snapshot_take(join);
+	}
+	rp_join_donors_drop_ahead(join);
+}
+
 /* From joining to catchup. */
 static void
 step_copy(RpNode *node)
@@ -352,7 +325,7 @@ step_copy(RpNode *node)
 	rp_join_donor_open(join);
 	rp_join_phase(node, "admission", NULL);
 	admit(join);
-	snapshot_take(join);
+	snapshots_take(join);
 	rp_join_copy(join);
 	rp_peer_close(join->donor);
 	members_reload(node);

@@ -5,6 +5,7 @@
  *	  schema		 one transaction: what pg_dump calls pre-data (types, tables,
  *					 functions), and the plan (join_plan.c)
  *	  data			 one transaction per piece of a table, several at a time (join_pieces.c)
+ *	  patching		 one per table that was copied from another member than the sponsor (join_patch.c)
  *	  renewing		 one per table that has pieces of earlier snapshots (join_renew.c)
  *	  indexes		 one per index or constraint that is an index
  *	  completing	 the last one: tables of extensions and of our own, sequences, the
@@ -149,7 +150,10 @@ rp_join_copy(RpJoin *join)
 
 	schema_copy(join);
 	rp_join_phase(join->node, "data", NULL);
-	rp_join_pieces_copy(join);
+	do
+		rp_join_pieces_copy(join);
+	while (!rp_join_patch(join));
+	rp_join_donors_close(join);
 	rp_join_renew(join);
 	rp_join_phase(join->node, "indexes", NULL);
 	rp_join_write_begin(join);
@@ -200,7 +204,10 @@ schema_copy(RpJoin *join)
 	rp_join_write_begin(join);
 	fits = rp_join_plan_fits(hash);
 	if (fits)
+	{
 		rp_join_plan_renew(join, tables);
+		rp_join_donors_resume(join);
+	}
 	else if (rp_join_plan_drop())
 		ereport(LOG,
 				(errmsg("the sponsor's schema has changed: the join begins anew")));
@@ -210,6 +217,7 @@ schema_copy(RpJoin *join)
 
 	rp_join_write_begin(join);
 	rp_join_execute(rp_join_statements(script));
+	rp_join_donors_assign(join, tables);
 	rp_join_plan_make(join, hash, tables);
 	rp_join_write_commit(join);
 }

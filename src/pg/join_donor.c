@@ -13,6 +13,7 @@
 #include "access/xact.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "p2p_crypto.h"
@@ -20,6 +21,10 @@
 #include "catalog.h"
 #include "identity.h"
 #include "join_internal.h"
+#include "worker.h"
+
+/* Snapshots that have no version vector in a row (snapshot.c). */
+#define MAX_SNAPSHOTS 200
 
 static RpJoinRows *donor_exec(RpJoin *join, const char *sql, ExecStatusType expected);
 
@@ -30,20 +35,28 @@ join_wipe(void *arg)
 	p2p_wipe(&((RpJoin *) arg)->me, sizeof(RpIdentity));
 }
 
+/* Have that done. */
+static void
+wipe_register(RpJoin *join)
+{
+	MemoryContextCallback *wipe = MemoryContextAllocZero(join->memory, sizeof(MemoryContextCallback));
+
+	wipe->func = join_wipe;
+	wipe->arg = join;
+	MemoryContextRegisterResetCallback(join->memory, wipe);
+}
+
 /* Begin a try: read what join_group has recorded. */
 RpJoin *
 rp_join_begin(RpNode *node)
 {
 	RpJoin	   *join = palloc0(sizeof(RpJoin));
-	MemoryContextCallback *wipe = palloc0(sizeof(MemoryContextCallback));
 	RpCatalog	catalog;
 
 	join->node = node;
 	join->leader = MyProcPid;
 	join->memory = CurrentMemoryContext;
-	wipe->func = join_wipe;
-	wipe->arg = join;
-	MemoryContextRegisterResetCallback(CurrentMemoryContext, wipe);
+	wipe_register(join);
 	rp_crypto_required();
 	rp_identity_read(node->dboid, &join->me);
 
@@ -61,23 +74,43 @@ rp_join_begin(RpNode *node)
 	rp_column_text(0, 3, join->sponsor_dsn, sizeof(join->sponsor_dsn));
 	rp_column_bytes(0, 4, &join->sponsor, P2P_ID_SIZE);
 	rp_catalog_close(&catalog);
+	join->donor_id = join->sponsor;
+	join->donor_dsn = join->sponsor_dsn;
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(join->memory);
 	return join;
 }
 
-/* Open the session with the sponsor that everything is copied over. */
+/* Make what a session with another donor needs. */
+RpJoin *
+rp_join_for_donor(const RpJoin *join, const P2pId *id, const char *name, const char *dsn)
+{
+	RpJoin	   *other = MemoryContextAlloc(join->memory, sizeof(RpJoin));
+
+	*other = *join;
+	wipe_register(other);
+	other->donor_id = *id;
+	other->donor_name = name;
+	other->donor_dsn = dsn;
+	other->donor = NULL;
+	other->facts = NIL;
+	other->others = NIL;
+	return other;
+}
+
+/* Open the session with the donor that everything is copied over. */
 void
 rp_join_donor_open(RpJoin *join)
 {
 	char	   *error = NULL;
 
-	join->donor = rp_peer_open(join->sponsor_dsn, &join->me, &join->me.group, &join->sponsor,
+	join->donor = rp_peer_open(join->donor_dsn, &join->me, &join->me.group, &join->donor_id,
 							   psprintf("replp2p join %s", join->name), &error);
 	if (join->donor == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("could not open a session with the sponsor"),
+				 join->donor_name == NULL ? errmsg("could not open a session with the sponsor") :
+				 errmsg("could not open a session with node \"%s\"", join->donor_name),
 				 errdetail_internal("%s", error),
 				 errhint("It is tried again by itself.")));
 }
@@ -99,6 +132,54 @@ rp_join_donor_settings(RpJoin *join, const char *lock_timeout)
 	rp_join_run(join, psprintf("SET client_encoding = '%s'", GetDatabaseEncodingName()));
 }
 
+/* Read what export_snapshot returned: hex digits of a vector and a stamp. */
+static void
+vector_read(RpJoin *join, const char *hex)
+{
+	size_t		length = strlen(hex) / 2;
+	uint8	   *bytes = palloc(length + 1);
+	P2pReader	r;
+
+	(void) hex_decode(hex, length * 2, (char *) bytes);
+	p2p_reader_init(&r, bytes, length);
+	p2p_get_vector(&r, &join->vector);
+	join->stamp = p2p_get_i64(&r);
+	if (r.bad || p2p_reader_left(&r) != 0 || join->stamp < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the vector of a donor's snapshot is malformed"),
+				 errhint("Use the same version of replp2p on both servers.")));
+}
+
+/* Begin a transaction of the donor whose snapshot has a vector. */
+void
+rp_join_snapshot_take(RpJoin *join)
+{
+	for (int i = 0; i < MAX_SNAPSHOTS; i++)
+	{
+		RpJoinRows *rows;
+
+		rp_worker_check(join->node, RP_WORKER_JOIN);
+		rp_join_run(join, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+		rows = rp_join_query(join, "SELECT snapshot, encode(vector, 'hex') FROM replp2p.export_snapshot()");
+		if (rows->nrows == 1 && rp_join_value(rows, 0, 0) != NULL && rp_join_value(rows, 0, 1) != NULL)
+		{
+			strlcpy(join->snapshot, rp_join_value(rows, 0, 0), sizeof(join->snapshot));
+			vector_read(join, rp_join_value(rows, 0, 1));
+			join->vector_text = psprintf("\\x%s", rp_join_value(rows, 0, 1));
+			rp_join_seen_read(join);
+			elog(DEBUG1, "replp2p: snapshot %s of attempt %d", join->snapshot, i + 1);
+			return;
+		}
+		rp_join_run(join, "ROLLBACK");
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("the donor had no snapshot with a version vector in %d attempts", MAX_SNAPSHOTS),
+			 errdetail("Its transactions become visible in another order than they commit in, because of very many of them at once or of synchronous replication."),
+			 errhint("It is tried again by itself; join by an invite of a node with less load.")));
+}
+
 /* Note what the donor's transaction sees. */
 void
 rp_join_seen_read(RpJoin *join)
@@ -112,7 +193,7 @@ rp_join_seen_read(RpJoin *join)
 
 /* ERROR: the donor's statement has failed. */
 void
-rp_join_donor_error(PGresult *result, const char *error)
+rp_join_donor_error(const RpJoin *join, PGresult *result, const char *error)
 {
 	char	   *text;
 	const char *primary = result != NULL ? PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY) : NULL;
@@ -123,9 +204,10 @@ rp_join_donor_error(PGresult *result, const char *error)
 	PQclear(result);
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_EXCEPTION),
-			 errmsg("copying from the sponsor failed"),
+			 join->donor_name == NULL ? errmsg("copying from the sponsor failed") :
+			 errmsg("copying from node \"%s\" failed", join->donor_name),
 			 errdetail_internal("%s", text),
-			 errhint("The role in the sponsor's dsn must be able to read all tables, also those with row-level security (BYPASSRLS).")));
+			 errhint("The role in its dsn must be able to read all tables, also those with row-level security (BYPASSRLS).")));
 }
 
 /* Run a statement on the donor's connection and copy its rows. */
@@ -137,7 +219,7 @@ donor_exec(RpJoin *join, const char *sql, ExecStatusType expected)
 	RpJoinRows *rows;
 
 	if (result == NULL || PQresultStatus(result) != expected)
-		rp_join_donor_error(result, error);
+		rp_join_donor_error(join, result, error);
 	rows = palloc0(sizeof(RpJoinRows));
 	PG_TRY();
 	{

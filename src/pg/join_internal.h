@@ -3,13 +3,15 @@
  *	  Shared by the files of the join worker and its copiers only.
  *
  *	  join.c         phases, retries: the join worker
- *	  join_donor.c   a try, and its session with the donor
+ *	  join_donor.c   a try, and its session with a donor
+ *	  join_donors.c  other members that tables are copied from, besides the sponsor
  *	  join_dump.c    running pg_dump
  *	  join_schema.c  executing what pg_dump has written; undoing it
  *	  join_plan.c    what is to be copied, and what has been: the tables join_*
  *	  join_table.c   the rows of one COPY of the donor into a table
  *	  join_pieces.c  copying pieces, in the join worker and in copiers beside it
  *	  join_renew.c   a table whose pieces are of several snapshots
+ *	  join_patch.c   a table that was copied from another member than the sponsor
  *	  join_copy.c    the order of it all, and the commit that makes it count
  */
 #ifndef RP_JOIN_INTERNAL_H
@@ -28,7 +30,10 @@
 
 #include "p2p_vector.h"
 
-/* One try to copy. All memory of it is in `memory`. */
+/*
+ * One try to copy, over one session. All memory of it is in `memory`. The join worker has one with
+ * its sponsor, and one more for each other donor, which shares the memory.
+ */
 typedef struct RpJoin
 {
 	RpNode	   *node;
@@ -39,15 +44,24 @@ typedef struct RpJoin
 	char		dsn[P2P_DSN_SIZE];
 	char		sponsor_dsn[P2P_DSN_SIZE];
 	P2pId		sponsor;
-	/* the donor's transaction: its snapshot and what belongs to it */
+	/* the donor: the sponsor, or another member */
+	P2pId		donor_id;
+	const char *donor_dsn;
+	const char *donor_name;		/* NULL: the sponsor */
+	List	   *facts;			/* RpJoinFacts: of tables that may be copied from several */
+	/* its transaction: its snapshot and what belongs to it */
 	RpPeerSession *donor;
 	char		snapshot[RP_SNAPSHOT_NAME_SIZE];	/* as exported */
 	const char *seen;			/* pg_current_snapshot(): what it sees */
 	uint64		seen_xmin;		/* all older xids had ended */
 	P2pVector	vector;
+	const char *vector_text;	/* the same with the stamp, as a bytea is written */
 	P2pStamp	stamp;			/* no row in the snapshot has a greater one */
 	pid_t		leader;			/* the join worker */
 	int			settings_level; /* between rp_join_write_begin and _commit */
+	char		sponsor_name[NAMEDATALEN];	/* once admitted */
+	List	   *others;			/* RpJoin: the other donors, in the join worker */
+	bool		copied;			/* it has begun to copy pieces */
 } RpJoin;
 
 /* A result of the donor, palloc'd. */
@@ -67,8 +81,13 @@ void		rp_join_phase(RpNode *node, const char *phase, const char *waits_for);
 
 /* Begin a try: read what join_group has recorded. The try lives in CurrentMemoryContext. */
 RpJoin	   *rp_join_begin(RpNode *node);
-/* Open the session with the sponsor; ERROR if it fails. */
+/* Make one for another donor, in the same memory. Strings are not copied. */
+RpJoin	   *rp_join_for_donor(const RpJoin *join, const P2pId *id, const char *name,
+							  const char *dsn);
+/* Open the session with the donor; ERROR if it fails. */
 void		rp_join_donor_open(RpJoin *join);
+/* Begin a transaction there whose snapshot has a vector; ERROR if there is none. */
+void		rp_join_snapshot_take(RpJoin *join);
 /* Pin the settings of that session; lock_timeout as in SET. */
 void		rp_join_donor_settings(RpJoin *join, const char *lock_timeout);
 /* Run a statement on the donor's connection; ERROR if it fails. */
@@ -79,9 +98,29 @@ const char *rp_join_value(const RpJoinRows *rows, int row, int column);
 /* Note what the donor's transaction sees. */
 void		rp_join_seen_read(RpJoin *join);
 /* ERROR: the donor's statement has failed. result may be NULL; it is cleared. */
-void		rp_join_donor_error(PGresult *result, const char *error) pg_attribute_noreturn();
+void		rp_join_donor_error(const RpJoin *join, PGresult *result,
+								const char *error) pg_attribute_noreturn();
 /* Read 32 hex digits. */
 void		rp_join_id(const char *text, P2pId *id);
+
+/* join_donors.c */
+
+/* Note which tables the sponsor could share with other donors, before anybody's snapshot. */
+void		rp_join_donors_begin(RpJoin *join);
+/* Open sessions with other donors, and take their snapshots; the sponsor's comes after. */
+void		rp_join_donors_open(RpJoin *join);
+/* Is all in the sponsor's snapshot that is in theirs? */
+bool		rp_join_donors_covered(RpJoin *join);
+/* Leave out those of which it is not. */
+void		rp_join_donors_drop_ahead(RpJoin *join);
+/* Part the sponsor's tables (RpJoinTable) among all donors, and lock them there. */
+void		rp_join_donors_assign(RpJoin *join, List *tables);
+/* Go on with a plan: tables that can't be gone on with are the sponsor's again. In a write. */
+void		rp_join_donors_resume(RpJoin *join);
+/* Show copiers whom to copy from. */
+void		rp_join_donors_show(RpJoin *join);
+/* End their sessions: their pieces are here. */
+void		rp_join_donors_close(RpJoin *join);
 
 /* join_copy.c */
 
@@ -115,6 +154,18 @@ void		rp_join_execute(const List *statements);
 
 /* join_plan.c */
 
+/* What must be the same for a table to be copied from another donor, and where it is at one. */
+typedef struct RpJoinFacts
+{
+	const char *schema;
+	const char *name;
+	const char *shape;			/* its columns and key */
+	Oid			oid;
+	Oid			file;
+	int64		blocks;
+	int64		bytes;
+} RpJoinFacts;
+
 /* A table to be copied in pieces. */
 typedef struct RpJoinTable
 {
@@ -126,6 +177,7 @@ typedef struct RpJoinTable
 	int64		bytes;			/* with TOAST */
 	const char *key;			/* quoted columns of a unique key that is never NULL; or NULL */
 	bool		excluded;		/* not replicated at the donor: no data, and excluded here, too */
+	const RpJoin *other;		/* NULL: copied from the sponsor; else where oid, file, sizes are of */
 } RpJoinTable;
 
 /* A part of a table, and what has been copied of it. */
@@ -146,10 +198,24 @@ typedef struct RpJoinStale
 	const char *key;
 } RpJoinStale;
 
+/* A table that was copied from another donor: all of it, since it saw vector. */
+typedef struct RpJoinForeign
+{
+	Oid			relation;
+	const char *key;
+	const char *vector;			/* as RpJoin.vector_text, of its first snapshot */
+	bool		complete;		/* all pieces are here */
+	P2pId		donor;
+	Oid			donor_oid;
+	Oid			donor_file;
+} RpJoinForeign;
+
 /* Read and lock the donor's tables. */
 List	   *rp_join_tables(RpJoin *join);
 /* Is there a plan for this schema (its hash), of tables that are here? In a write. */
 bool		rp_join_plan_fits(const uint8 hash[P2P_HASH_SIZE]);
+/* Is there any? In a write. */
+bool		rp_join_plan_is_there(void);
 /* Make it; the schema is here. In a write. */
 void		rp_join_plan_make(RpJoin *join, const uint8 hash[P2P_HASH_SIZE], List *tables);
 /* Take back pieces that can't be gone on with in this snapshot. In a write. */
@@ -161,8 +227,8 @@ bool		rp_join_step_is_done(const char *statement);
 void		rp_join_step_done(const char *statement);
 /* Are all indexes that were made among those that these statements make? In a write. */
 bool		rp_join_steps_fit(const List *statements);
-/* Take a piece that nobody copies, and lock it; false: none. In a write. */
-bool		rp_join_piece_take(RpJoinPiece *piece);
+/* Take a piece of the donor that nobody copies, and lock it; false: none. In a write. */
+bool		rp_join_piece_take(RpJoin *join, RpJoinPiece *piece);
 /* It is copied. In the same write. */
 void		rp_join_piece_done(RpJoin *join, const RpJoinPiece *piece, int64 rows);
 /* Pieces not copied yet. In a write. */
@@ -173,6 +239,10 @@ void		rp_join_progress_load(RpNode *node);
 List	   *rp_join_stale(RpJoin *join);
 /* The pieces of a table are of this snapshot now. In a write. */
 void		rp_join_renewed(RpJoin *join, Oid relation);
+/* Tables of other donors; RpJoinForeign in CurrentMemoryContext. In a write. */
+List	   *rp_join_foreign(void);
+/* The table is the sponsor's from here on: to be copied anew, or (taken) as it is. In a write. */
+void		rp_join_table_to_sponsor(RpJoin *join, Oid relation, bool taken);
 
 /* join_table.c */
 
@@ -192,7 +262,23 @@ int64		rp_join_copy_rows(RpJoin *join, const char *select, Relation rel, List *c
 /* join_pieces.c: copy all pieces, with copiers beside this process. */
 void		rp_join_pieces_copy(RpJoin *join);
 
-/* join_renew.c: bring tables of other snapshots to this one. */
+/* join_renew.c */
+
+/* Bring tables of other snapshots to this one. */
 void		rp_join_renew(RpJoin *join);
+/* Run a statement of our own, as the superuser that this process is. In a write. */
+uint64		rp_join_statement(const char *sql, int expected);
+/* Make an empty temporary table with these columns of a table. In a write. */
+void		rp_join_temporary_make(const char *temporary, const char *columns, const char *table);
+/* Fill a temporary table by a query of the donor. In a write. */
+int64		rp_join_fetch(RpJoin *join, const char *temporary, const char *query, bool binary);
+/* The condition that t and k have the same key: k is a temporary table of its columns alone. */
+char	   *rp_join_keys_equal(const char *temporary);
+
+/*
+ * join_patch.c: have tables of other donors be as the sponsor has them; false: some are to be copied
+ * from it instead.
+ */
+bool		rp_join_patch(RpJoin *join);
 
 #endif							/* RP_JOIN_INTERNAL_H */

@@ -13,7 +13,9 @@
  *	                copier's error is no error of the join
  *	  copier        a dynamic background worker; imports the snapshot into a session of its
  *	                own with the donor; ends when no piece is free, or when the join
- *	                worker that started it has gone
+ *	                worker that started it has gone. If tables are copied from other members,
+ *	                too (join_donors.c), copiers take theirs first, and the sponsor's then;
+ *	                what they leave of another member's is copied from the sponsor
  *
  * A copier that outlives its join worker finishes a piece at most, and notes of
  * which snapshot it is, as ever.
@@ -84,7 +86,7 @@ piece_copy(RpJoin *join)
 	bool		taken;
 
 	rp_join_write_begin(join);
-	taken = rp_join_piece_take(&piece);
+	taken = rp_join_piece_take(join, &piece);
 	if (taken)
 	{
 		Relation	rel = table_open(piece.relation, RowExclusiveLock);
@@ -102,6 +104,8 @@ piece_copy(RpJoin *join)
 	if (taken)
 	{
 		RP_CRASH_POINT("join_after_piece");
+		if (join->donor_name != NULL)
+			RP_CRASH_POINT("join_after_other_piece");
 		LWLockAcquire(&join->node->lock, LW_EXCLUSIVE);
 		join->node->join.bytes_processed += piece.bytes;
 		LWLockRelease(&join->node->lock);
@@ -205,6 +209,31 @@ pieces_count(RpJoin *join)
 	return left;
 }
 
+/*
+ * No copier is left: what has not come from other donors is to come from the sponsor. Count what
+ * is to be copied.
+ */
+static int64
+tables_take_over(RpJoin *join)
+{
+	ListCell   *cell;
+
+	rp_join_write_begin(join);
+	foreach(cell, rp_join_foreign())
+	{
+		const RpJoinForeign *foreign = lfirst(cell);
+
+		if (foreign->complete)
+			continue;
+		ereport(LOG,
+				(errmsg("table \"%s\" is copied from the sponsor after all",
+						get_rel_name(foreign->relation))));
+		rp_join_table_to_sponsor(join, foreign->relation, false);
+	}
+	rp_join_write_commit(join);
+	return pieces_count(join);
+}
+
 /* Copy so many pieces, and what copiers leave of them. */
 static void
 pieces_share(RpJoin *join, int64 left)
@@ -218,7 +247,8 @@ pieces_share(RpJoin *join, int64 left)
 	{
 		pieces_copy(join);
 		copiers_wait(join);
-		left = pieces_count(join);
+		rp_join_phase(join->node, "data", NULL);
+		left = tables_take_over(join);
 	}
 }
 
@@ -228,11 +258,13 @@ rp_join_pieces_copy(RpJoin *join)
 {
 	int64		left = pieces_count(join);
 
-	if (join->node->join.bytes_processed > 0)
+	if (join->node->join.bytes_processed > 0 && !join->copied)
 		ereport(LOG,
 				(errmsg("the join goes on where it was: " INT64_FORMAT " of " INT64_FORMAT " bytes were copied before",
 						join->node->join.bytes_processed, join->node->join.bytes_total)));
+	join->copied = true;
 	snapshot_show(join);
+	rp_join_donors_show(join);
 	PG_ENSURE_ERROR_CLEANUP(copiers_stop, (Datum) 0);
 	{
 		pieces_share(join, left);
@@ -240,16 +272,56 @@ rp_join_pieces_copy(RpJoin *join)
 	PG_END_ENSURE_ERROR_CLEANUP(copiers_stop, (Datum) 0);
 }
 
-/* Read what the join worker shows. */
+/* Read what the join worker shows; number: of another donor, or -1: of the sponsor. */
 static void
-snapshot_read(RpJoin *join)
+snapshot_read(RpJoin *join, int number)
 {
 	RpNode	   *node = join->node;
 
 	LWLockAcquire(&node->lock, LW_SHARED);
-	strlcpy(join->snapshot, node->join.snapshot, sizeof(join->snapshot));
 	join->stamp = node->join.stamp;
+	strlcpy(join->snapshot, node->join.snapshot, sizeof(join->snapshot));
+	join->donor_id = join->sponsor;
+	join->donor_dsn = join->sponsor_dsn;
+	join->donor_name = NULL;
+	if (number >= 0 && number < node->join.nothers)
+	{
+		const RpJoinDonor *donor = &node->join.others[number];
+
+		strlcpy(join->snapshot, donor->snapshot, sizeof(join->snapshot));
+		join->donor_id = donor->id;
+		join->donor_dsn = MemoryContextStrdup(join->memory, donor->dsn);
+		join->donor_name = MemoryContextStrdup(join->memory, donor->name);
+	}
 	LWLockRelease(&node->lock);
+}
+
+/* Take a number: copiers begin with the other donors in turn, and then with the sponsor. */
+static int
+donor_number(RpNode *node)
+{
+	int			number;
+
+	LWLockAcquire(&node->lock, LW_EXCLUSIVE);
+	number = (int) (node->join.ncopiers++ % (node->join.nothers + 1));
+	if (number == node->join.nothers)
+		number = -1;
+	LWLockRelease(&node->lock);
+	return number;
+}
+
+/* Copy what is free of one donor's. */
+static void
+donor_copy(RpJoin *join, int number)
+{
+	snapshot_read(join, number);
+	rp_join_donor_open(join);
+	rp_join_donor_settings(join, COPIER_LOCK_TIMEOUT);
+	rp_join_run(join, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+	rp_join_run(join, psprintf("SET TRANSACTION SNAPSHOT '%s'", join->snapshot));
+	rp_join_seen_read(join);
+	pieces_copy(join);
+	rp_peer_close(join->donor);
 }
 
 /* Main of a copier. */
@@ -258,17 +330,14 @@ rp_copier_main(Datum dboid)
 {
 	RpNode	   *node = rp_worker_open_helper(DatumGetObjectId(dboid), "copier");
 	RpJoin	   *join;
+	int			number;
 
 	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "replp2p copier",
 												ALLOCSET_DEFAULT_SIZES));
 	join = rp_join_begin(node);
 	memcpy(&join->leader, MyBgworkerEntry->bgw_extra, sizeof(join->leader));
-	snapshot_read(join);
-	rp_join_donor_open(join);
-	rp_join_donor_settings(join, COPIER_LOCK_TIMEOUT);
-	rp_join_run(join, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
-	rp_join_run(join, psprintf("SET TRANSACTION SNAPSHOT '%s'", join->snapshot));
-	rp_join_seen_read(join);
-	pieces_copy(join);
-	rp_peer_close(join->donor);
+	number = donor_number(node);
+	donor_copy(join, number);
+	if (number >= 0)
+		donor_copy(join, -1);
 }

@@ -29,6 +29,7 @@
 #include "executor/spi.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 #include "p2p_crypto.h"
 
@@ -153,6 +154,13 @@ plan_run(const char *sql, int expected, const RpArg *args, int nargs)
 	return n;
 }
 
+/* Is there a plan? */
+bool
+rp_join_plan_is_there(void)
+{
+	return plan_run("SELECT FROM replp2p.join_steps", SPI_OK_SELECT, NULL, 0) > 0;
+}
+
 /* Is there a plan for this schema, and are its tables still here? */
 bool
 rp_join_plan_fits(const uint8 hash[P2P_HASH_SIZE])
@@ -189,7 +197,9 @@ table_plan(const RpJoinTable *table, Oid relation)
 {
 	RpArg		names[] = {
 		rp_arg_oid(relation), rp_arg_oid(table->donor_oid),
-		rp_arg_oid(table->donor_file), rp_arg_text(table->key)
+		rp_arg_oid(table->donor_file), rp_arg_text(table->key),
+		rp_arg_bytes(table->other ? &table->other->donor_id : NULL, P2P_ID_SIZE),
+		rp_arg_text(table->other ? table->other->vector_text : NULL)
 	};
 	int64		npieces = Max((table->blocks + PIECE_BLOCKS - 1) / PIECE_BLOCKS, 1);
 	RpArg		sizes[] = {
@@ -197,7 +207,7 @@ table_plan(const RpJoinTable *table, Oid relation)
 		rp_arg_int8(table->bytes)
 	};
 
-	rp_catalog_run("INSERT INTO replp2p.join_tables VALUES ($1, $2, $3, $4)",
+	rp_catalog_run("INSERT INTO replp2p.join_tables VALUES ($1, $2, $3, $4, $5, $6::bytea)",
 				   SPI_OK_INSERT, names, lengthof(names));
 	rp_catalog_run("INSERT INTO replp2p.join_pieces (relation, first_block, end_block, bytes)"
 				   " SELECT $1, (i - 1) * $3, CASE WHEN i < $2 THEN i * $3 ELSE -1 END, $4 / $2"
@@ -263,15 +273,18 @@ rp_join_plan_make(RpJoin *join, const uint8 hash[P2P_HASH_SIZE], List *tables)
 }
 
 /*
- * Is a table's file at the donor the one that its pieces were copied of? Between catalog open and
- * close.
+ * Is a table's file at the donor the one that its pieces were copied of? If they are of another
+ * donor, that is not asked here (rp_join_donors_resume). Between catalog open and close.
  */
 static bool
-file_is_same(const RpJoinTable *table)
+file_is_same(const RpJoinTable *table, Oid relation)
 {
-	RpArg		args[] = {rp_arg_oid(table->donor_oid), rp_arg_oid(table->donor_file)};
+	RpArg		args[] = {
+		rp_arg_oid(relation), rp_arg_oid(table->donor_oid), rp_arg_oid(table->donor_file)
+	};
 
-	return rp_catalog_run("SELECT FROM replp2p.join_tables WHERE donor_relation = $1 AND donor_file = $2",
+	return rp_catalog_run("SELECT FROM replp2p.join_tables WHERE relation = $1"
+						  " AND (donor_id IS NOT NULL OR (donor_relation = $2 AND donor_file = $3))",
 						  SPI_OK_SELECT, args, lengthof(args)) > 0;
 }
 
@@ -304,17 +317,18 @@ rp_join_plan_renew(RpJoin *join, List *tables)
 	{
 		const RpJoinTable *table = lfirst(cell);
 
-		if (!table->excluded && !file_is_same(table))
+		if (!table->excluded && !file_is_same(table, table_here(table)))
 		{
-			RpArg		file[] = {rp_arg_oid(table->donor_oid), rp_arg_oid(table->donor_file)};
+			RpArg		file[] = {rp_arg_oid(table_here(table)), rp_arg_oid(table->donor_file)};
 
-			rp_catalog_run("UPDATE replp2p.join_tables SET donor_file = $2 WHERE donor_relation = $1",
+			rp_catalog_run("UPDATE replp2p.join_tables SET donor_file = $2 WHERE relation = $1",
 						   SPI_OK_UPDATE, file, lengthof(file));
 			table_take_back(table_here(table));
 		}
 	}
 	n = rp_catalog_run("SELECT DISTINCT relation FROM replp2p.join_pieces JOIN replp2p.join_tables USING (relation)"
-					   " WHERE copied_from <> $1 AND (key_columns IS NULL OR copied_xmin < $2)",
+					   " WHERE copied_from <> $1 AND donor_id IS NULL"
+					   " AND (key_columns IS NULL OR copied_xmin < $2)",
 					   SPI_OK_SELECT, args, lengthof(args));
 	relations = palloc(sizeof(Oid) * n + 1);
 	for (uint64 i = 0; i < n; i++)
@@ -435,15 +449,18 @@ rp_join_steps_fit(const List *statements)
 
 /* Take a piece. */
 bool
-rp_join_piece_take(RpJoinPiece *piece)
+rp_join_piece_take(RpJoin *join, RpJoinPiece *piece)
 {
+	RpArg		args[] = {rp_arg_bytes(join->donor_name ? &join->donor_id : NULL, P2P_ID_SIZE)};
 	RpCatalog	catalog;
 	bool		taken;
 
 	rp_catalog_open(&catalog);
-	taken = rp_catalog_run("SELECT piece, relation, first_block, end_block, bytes FROM replp2p.join_pieces"
-						   " WHERE copied_from IS NULL ORDER BY piece LIMIT 1 FOR UPDATE SKIP LOCKED",
-						   SPI_OK_SELECT, NULL, 0) > 0;
+	taken = rp_catalog_run("SELECT piece, relation, first_block, end_block, bytes FROM replp2p.join_pieces p"
+						   " JOIN replp2p.join_tables USING (relation)"
+						   " WHERE copied_from IS NULL AND donor_id IS NOT DISTINCT FROM $1"
+						   " ORDER BY piece LIMIT 1 FOR UPDATE OF p SKIP LOCKED",
+						   SPI_OK_SELECT, args, lengthof(args)) > 0;
 	if (taken)
 	{
 		piece->number = DatumGetInt32(rp_column(0, 1));
@@ -542,4 +559,82 @@ rp_join_renewed(RpJoin *join, Oid relation)
 
 	plan_run("UPDATE replp2p.join_pieces SET copied_from = $2, copied_xmin = $3 WHERE relation = $1",
 			 SPI_OK_UPDATE, args, lengthof(args));
+}
+
+/* Find tables of other donors. */
+List *
+rp_join_foreign(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	RpCatalog	catalog;
+	List	   *found = NIL;
+	uint64		n;
+
+	rp_catalog_open(&catalog);
+	n = rp_catalog_run("SELECT relation, key_columns, donor_vector::text, donor_id,"
+					   " donor_relation, donor_file, pg_catalog.bool_and(copied_from IS NOT NULL)"
+					   " FROM replp2p.join_pieces JOIN replp2p.join_tables USING (relation)"
+					   " WHERE donor_id IS NOT NULL GROUP BY relation, key_columns, donor_vector, donor_id,"
+					   " donor_relation, donor_file",
+					   SPI_OK_SELECT, NULL, 0);
+	for (uint64 i = 0; i < n; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+		RpJoinForeign *foreign = palloc(sizeof(RpJoinForeign));
+
+		foreign->relation = DatumGetObjectId(rp_column(i, 1));
+		foreign->key = TextDatumGetCString(rp_column(i, 2));
+		foreign->vector = TextDatumGetCString(rp_column(i, 3));
+		rp_column_bytes(i, 4, &foreign->donor, P2P_ID_SIZE);
+		foreign->donor_oid = DatumGetObjectId(rp_column(i, 5));
+		foreign->donor_file = DatumGetObjectId(rp_column(i, 6));
+		foreign->complete = DatumGetBool(rp_column(i, 7));
+		found = lappend(found, foreign);
+		MemoryContextSwitchTo(old);
+	}
+	rp_catalog_close(&catalog);
+	return found;
+}
+
+/* Read where a table is at the sponsor now. */
+static void
+sponsor_table_read(RpJoin *join, Oid relation, Oid *oid, Oid *file)
+{
+	const char *name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)),
+												  get_rel_name(relation));
+	RpJoinRows *rows = rp_join_query(join, psprintf("SELECT r, pg_relation_filenode(r) FROM"
+													" (SELECT to_regclass(%s)::oid AS r) x",
+													quote_literal_cstr(name)));
+
+	if (rows->nrows != 1 || rp_join_value(rows, 0, 0) == NULL || rp_join_value(rows, 0, 1) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table %s is not at the sponsor any more", name),
+				 errhint("Joining is tried again by itself.")));
+	*oid = (Oid) strtoul(rp_join_value(rows, 0, 0), NULL, 10);
+	*file = (Oid) strtoul(rp_join_value(rows, 0, 1), NULL, 10);
+}
+
+/* Make a table one that is copied from the sponsor. */
+void
+rp_join_table_to_sponsor(RpJoin *join, Oid relation, bool taken)
+{
+	RpCatalog	catalog;
+	Oid			oid,
+				file;
+
+	sponsor_table_read(join, relation, &oid, &file);
+	rp_catalog_open(&catalog);
+	{
+		RpArg		args[] = {rp_arg_oid(relation), rp_arg_oid(oid), rp_arg_oid(file)};
+
+		rp_catalog_run("UPDATE replp2p.join_tables SET donor_id = NULL, donor_vector = NULL,"
+					   " donor_relation = $2, donor_file = $3 WHERE relation = $1",
+					   SPI_OK_UPDATE, args, lengthof(args));
+	}
+	if (!taken)
+		table_take_back(relation);
+	rp_catalog_close(&catalog);
+	if (taken)
+		rp_join_renewed(join, relation);
 }

@@ -42,16 +42,26 @@
 #define NEW_ROWS "replp2p_new_rows"
 #define OLD_KEYS "replp2p_old_keys"
 
-/* Run statements of our own on the table, as the superuser that this process is. */
-static void
-run(const char *sql, int expected)
+/* Run a statement of our own, as the superuser that this process is. */
+uint64
+rp_join_statement(const char *sql, int expected)
 {
 	RpCatalog	catalog;
+	uint64		n;
 
 	rp_catalog_open(&catalog);
-	(void) rp_catalog_run(sql, expected, NULL, 0);
+	n = rp_catalog_run(sql, expected, NULL, 0);
 	rp_catalog_close(&catalog);
 	CommandCounterIncrement();
+	return n;
+}
+
+/* Make an empty temporary table with columns of a table. */
+void
+rp_join_temporary_make(const char *temporary, const char *columns, const char *table)
+{
+	rp_join_statement(psprintf("CREATE TEMPORARY TABLE %s ON COMMIT DROP AS SELECT %s FROM %s WITH NO DATA",
+							   temporary, columns, table), SPI_OK_UTILITY);
 }
 
 /* Return the oid of a temporary table of ours. */
@@ -62,20 +72,21 @@ temporary_oid(const char *name)
 }
 
 /* Fill a temporary table by a query of the donor. */
-static void
-fetch(RpJoin *join, const char *temporary, const char *query, bool binary)
+int64
+rp_join_fetch(RpJoin *join, const char *temporary, const char *query, bool binary)
 {
 	Relation	rel = table_open(temporary_oid(temporary), RowExclusiveLock);
+	int64		rows = rp_join_copy_rows(join, query, rel, rp_join_columns(rel), binary);
 
-	(void) rp_join_copy_rows(join, query, rel, rp_join_columns(rel), binary);
 	table_close(rel, NoLock);
+	return rows;
 }
 
 /* Return the condition that t and k have the same key; the columns of k are the key. */
-static char *
-keys_equal(void)
+char *
+rp_join_keys_equal(const char *temporary)
 {
-	Relation	keys = table_open(temporary_oid(OLD_KEYS), AccessShareLock);
+	Relation	keys = table_open(temporary_oid(temporary), AccessShareLock);
 	TupleDesc	desc = RelationGetDescr(keys);
 	StringInfoData condition;
 
@@ -104,19 +115,19 @@ table_renew(RpJoin *join, const RpJoinStale *stale)
 	bool		binary = rp_join_is_portable(rel);
 	const char *is_new = psprintf("age(xmin) <= age('%u'::xid)", (uint32) stale->since_xmin);
 
-	run(psprintf("CREATE TEMPORARY TABLE " NEW_ROWS " ON COMMIT DROP AS SELECT %s FROM %s WITH NO DATA",
-				 columns, name), SPI_OK_UTILITY);
-	run(psprintf("CREATE TEMPORARY TABLE " OLD_KEYS " ON COMMIT DROP AS SELECT %s FROM %s WITH NO DATA",
-				 stale->key, name), SPI_OK_UTILITY);
-	fetch(join, NEW_ROWS, psprintf("(SELECT %s FROM ONLY %s WHERE %s)", columns, name, is_new), binary);
-	fetch(join, OLD_KEYS, psprintf("(SELECT %s FROM ONLY %s WHERE NOT %s)", stale->key, name, is_new),
-		  binary);
-	run("ANALYZE pg_temp." OLD_KEYS, SPI_OK_UTILITY);
-	run(psprintf("DELETE FROM ONLY %s t WHERE NOT EXISTS (SELECT FROM pg_temp." OLD_KEYS " k WHERE %s)",
-				 name, keys_equal()), SPI_OK_DELETE);
-	run(psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM pg_temp." NEW_ROWS,
-				 name, columns, columns), SPI_OK_INSERT);
-	run("DROP TABLE pg_temp." NEW_ROWS ", pg_temp." OLD_KEYS, SPI_OK_UTILITY);
+	rp_join_temporary_make(NEW_ROWS, columns, name);
+	rp_join_temporary_make(OLD_KEYS, stale->key, name);
+	(void) rp_join_fetch(join, NEW_ROWS,
+						 psprintf("(SELECT %s FROM ONLY %s WHERE %s)", columns, name, is_new), binary);
+	(void) rp_join_fetch(join, OLD_KEYS,
+						 psprintf("(SELECT %s FROM ONLY %s WHERE NOT %s)", stale->key, name, is_new),
+						 binary);
+	rp_join_statement("ANALYZE pg_temp." OLD_KEYS, SPI_OK_UTILITY);
+	rp_join_statement(psprintf("DELETE FROM ONLY %s t WHERE NOT EXISTS (SELECT FROM pg_temp." OLD_KEYS " k WHERE %s)",
+							   name, rp_join_keys_equal(OLD_KEYS)), SPI_OK_DELETE);
+	rp_join_statement(psprintf("INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM pg_temp." NEW_ROWS,
+							   name, columns, columns), SPI_OK_INSERT);
+	rp_join_statement("DROP TABLE pg_temp." NEW_ROWS ", pg_temp." OLD_KEYS, SPI_OK_UTILITY);
 	table_close(rel, NoLock);
 	rp_join_renewed(join, stale->relation);
 }

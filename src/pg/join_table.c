@@ -113,11 +113,11 @@ source_next(void)
 	if (length == 0)
 	{
 		if (!PQconsumeInput(conn))
-			rp_join_donor_error(NULL, PQerrorMessage(conn));
+			rp_join_donor_error(source.join, NULL, PQerrorMessage(conn));
 		length = PQgetCopyData(conn, &source.line, true);
 	}
 	if (length < -1)
-		rp_join_donor_error(NULL, PQerrorMessage(conn));
+		rp_join_donor_error(source.join, NULL, PQerrorMessage(conn));
 	source.ended = length == -1;
 	if (length <= 0)
 		return false;
@@ -179,7 +179,7 @@ source_open(RpJoin *join, const char *statement)
 	PGresult   *result = rp_peer_exec(join->donor, statement, &error);
 
 	if (result == NULL || PQresultStatus(result) != PGRES_COPY_OUT)
-		rp_join_donor_error(result, error);
+		rp_join_donor_error(join, result, error);
 	PQclear(result);
 	PQfreemem(source.line);
 	memset(&source, 0, sizeof(source));
@@ -206,7 +206,7 @@ source_close(RpJoin *join)
 	}
 	result = PQgetResult(conn);
 	if (result == NULL || PQresultStatus(result) != PGRES_COMMAND_OK)
-		rp_join_donor_error(result, PQerrorMessage(conn));
+		rp_join_donor_error(join, result, PQerrorMessage(conn));
 	PQclear(result);
 	while ((result = PQgetResult(conn)) != NULL)
 		PQclear(result);

@@ -31,6 +31,7 @@ int			rp_handler_timeout_ms = 1000;
 int			rp_sibling_warning = 100;
 int			rp_join_workers = 2;
 int			rp_join_work_mem_kb = 256 * 1024;
+int			rp_join_donors = 2;
 char	   *rp_unreachable_peers = NULL;
 char	   *rp_crash_point = NULL;
 bool		rp_raw_stamps = false;
@@ -91,6 +92,9 @@ static const IntSetting int_settings[] = {
 	{"replp2p.join_work_mem",
 		"Memory for making an index while this node joins.",
 	&rp_join_work_mem_kb, 1024, MAX_KILOBYTES, GUC_UNIT_KB},
+	{"replp2p.join_donors",
+		"From how many members tables are copied at the same time while this node joins.",
+	&rp_join_donors, 1, RP_JOIN_DONORS_LIMIT, 0},
 };
 
 /* Define one reloadable whole number. */

@@ -24,11 +24,13 @@ extern int	rp_handler_timeout_ms;		/* sighup; one call of a custom handler, defa
 extern int	rp_sibling_warning;			/* sighup; siblings of one row, 0 = never, default 100 */
 extern int	rp_join_workers;			/* sighup; processes that copy at the same time in a join, default 2 */
 extern int	rp_join_work_mem_kb;		/* sighup; memory of each index that a join makes, default 256 MB */
+extern int	rp_join_donors;			/* sighup; members that a join copies from, the sponsor among them, default 2 */
 extern char *rp_unreachable_peers;		/* sighup; comma-separated names: drill, link cut both ways */
 extern char *rp_crash_point;			/* only with RP_CRASH_POINTS: see crashpoint.h */
 extern bool rp_raw_stamps;				/* only with RP_CRASH_POINTS: stamps that diverge */
 
 #define RP_JOIN_WORKERS_LIMIT 32
+#define RP_JOIN_DONORS_LIMIT 4
 
 /* Define them all; called by _PG_init. */
 void		rp_settings_define(void);

@@ -29,6 +29,7 @@
 
 #include "conflict_counts.h"
 #include "pollers.h"
+#include "settings.h"
 #include "p2p_message.h"
 #include "p2p_vector.h"
 
@@ -187,6 +188,15 @@ typedef struct RpRefusal
 #define RP_DELETE_BUCKETS 256
 #define RP_DELETE_EVERY RP_DELETE_BUCKETS	/* one bucket more: stands for every table */
 
+/* A member that a join copies from besides its sponsor: what a copier needs to know. */
+typedef struct RpJoinDonor
+{
+	P2pId		id;
+	char		name[NAMEDATALEN];
+	char		dsn[P2P_DSN_SIZE];
+	char		snapshot[RP_SNAPSHOT_NAME_SIZE];
+} RpJoinDonor;
+
 typedef struct RpNode
 {
 	/* Lock: RpShared.lock for in_use and dboid. */
@@ -269,8 +279,12 @@ typedef struct RpNode
 		int64		bytes_total;	/* of tables at the sponsor */
 		int64		bytes_processed;
 		int64		rows_processed;
-		char		snapshot[RP_SNAPSHOT_NAME_SIZE];	/* of the donor, exported */
+		char		snapshot[RP_SNAPSHOT_NAME_SIZE];	/* of the sponsor, exported */
 		P2pStamp	stamp;		/* no row in it has a greater one */
+		RpJoinDonor others[RP_JOIN_DONORS_LIMIT - 1];	/* that tables are copied from besides */
+		int			nothers;
+		uint32		ncopiers;	/* started so far */
+		char		donors[RP_ERROR_TEXT_SIZE]; /* names, the sponsor's first */
 		TimestampTz started_at;
 		char		waits_for[128];
 		char		last_error[RP_ERROR_TEXT_SIZE];

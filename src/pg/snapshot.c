@@ -50,7 +50,7 @@
 #include "barrier.h"
 #include "exchange.h"
 #include "settings.h"
-#include "shmem.h"
+#include "snapshot.h"
 #include "versions.h"
 
 PG_FUNCTION_INFO_V1(rp_export_snapshot);
@@ -78,7 +78,6 @@ typedef struct Cut
 	P2pStamp	stamp;
 } Cut;
 
-static void caller_check(RpNode *node);
 static void donor_check(RpNode *node, P2pStamp stamp);
 static void captured_read(RpNode *node, Cut *cut);
 static bool cut_is_clean(Cut *cut);
@@ -94,7 +93,7 @@ rp_export_snapshot(PG_FUNCTION_ARGS)
 	Datum		values[2] = {0};
 	bool		nulls[2] = {true, true};
 
-	caller_check(node);
+	rp_snapshot_caller_check(node, "export_snapshot");
 	if (get_call_result_type(fcinfo, NULL, &descriptor) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "replp2p: return type must be a row type");
 
@@ -127,15 +126,15 @@ is_peer(RpNode *node, const P2pId *id)
 }
 
 /* ERROR unless a member asks, in a transaction whose snapshot stays. */
-static void
-caller_check(RpNode *node)
+void
+rp_snapshot_caller_check(RpNode *node, const char *function)
 {
 	P2pId		id;
 
 	if (!rp_exchange_peer(&id, NULL) || !is_peer(node, &id))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("export_snapshot() is for a joining node, inside its session"),
+				 errmsg("%s() is for a joining node, inside its session", function),
 				 errhint("Call replp2p.join_group() on the node that is to join.")));
 	if (rp_node_status(node) != RP_NODE_ACTIVE)
 		ereport(ERROR,
@@ -145,7 +144,7 @@ caller_check(RpNode *node)
 	if (!IsolationUsesXactSnapshot() || IsSubTransaction())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("export_snapshot() needs a REPEATABLE READ transaction"),
+				 errmsg("%s() needs a REPEATABLE READ transaction", function),
 				 errhint("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY first.")));
 }
 
