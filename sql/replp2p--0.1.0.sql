@@ -252,6 +252,7 @@ CREATE TABLE replp2p.displaced_rows (
 	by_epoch integer NOT NULL,
 	by_seq bigint NOT NULL,
 	by_stamp bigint NOT NULL,
+	known_seq bigint NOT NULL,				-- of this node's own: known when the row was displaced, and so less
 	PRIMARY KEY (relation, key_hash)
 );
 CREATE INDEX displaced_rows_version ON replp2p.displaced_rows

@@ -185,6 +185,26 @@ write_over('apply', "INSERT INTO summed VALUES (4, 61, 20)", "UPDATE summed SET 
 write_over('apply', "TRUNCATE summed", "INSERT INTO summed VALUES (4, 62, 30)",
 	'truncated, and written anew', '4 62 30 | none');
 
+# He writes over one that c, who has not seen what displaces it, deletes later.
+$g->sync;
+$g->sql_all('SELECT replp2p.pause_apply()');
+$g->sql('a', 'INSERT INTO summed VALUES (7, 80, 5)');
+$g->sql('b', 'INSERT INTO summed VALUES (8, 80, 7)');
+$g->sql('c', "SELECT replp2p.resume_apply('a')");
+ok(has('c', 'summed', '4 62 30, 7 80 5 | none'), 'not displaced on c');
+$g->sql('c', "SELECT replp2p.pause_apply('a')");
+$g->sql($_, 'SELECT replp2p.resume_apply()') foreach 'a', 'b';
+ok(has($_, 'summed', '4 62 30, 8 80 7 | 7 80 5'), "displaced on $_") foreach 'a', 'b';
+my $worker = $g->pid('a', 'apply');
+kill 'STOP', $worker;
+$g->sql('a', 'INSERT INTO summed VALUES (7, 81, 20)');
+captured('a');
+$g->sql('c', 'DELETE FROM summed WHERE id = 7');
+ok($g->eventually('a', "SELECT lag_transactions > 0 FROM replp2p.stat_lag WHERE origin = 'c'"), 'apply is behind');
+kill 'CONT', $worker;
+$g->sql('c', 'SELECT replp2p.resume_apply()');
+ends('summed', 'deleted by who has seen neither', '4 62 30, 8 80 7 | none');
+
 # A local truncate is decoded while a row is displaced by what was inserted after it. The row has a greater handler
 # epoch, so it stays, and comes back, though the truncate is later.
 $g->sql_all('SELECT replp2p.pause_apply()');

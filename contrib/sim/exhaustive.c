@@ -123,6 +123,7 @@ static const struct
 	[PLANT_truncate_displaced] = {"unique_and_custom", 3, 2},
 	[PLANT_early_superseded] = {"unique_and_counter", 3, 2},
 	[PLANT_fold_winner] = {"unique_and_custom", 3, 2},
+	[PLANT_known_notes] = {"unique_and_custom", 3, 2},
 	[PLANT_unheld] = {"unique_and_custom", 3, 2},
 	[PLANT_no_notes] = {"unique_and_custom", 3, 2},
 	[PLANT_late_pin] = {"unique_max", 3, 3},

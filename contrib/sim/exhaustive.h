@@ -105,6 +105,7 @@ typedef struct Setting
 	X(lost_count, "what a displaced row has counted is lost if who wrote over it is displaced, too") \
 	X(delete_of_old, "a row that comes back is taken for deleted by its version alone") \
 	X(truncate_of_old, "a local truncate supersedes displaced rows by their versions alone") \
+	X(known_notes, "what was known when a row was displaced is noted again after a restart") \
 	X(late_notes, "a displaced row counts though a local write has superseded it") \
 	X(lost_pin, "a walk takes away pins that are still needed") \
 	X(tie_in_hand, "of two rows of one transaction the one in hand counts as the greater") \
@@ -231,6 +232,7 @@ typedef struct Node
 	uint8_t		rechecked;		/* transactions after which displaced rows were judged */
 	uint8_t		noted[MAX_KEYS];	/* transaction + 1 that wrote over a displaced row */
 	uint8_t		noted_all;		/* the same of a truncate */
+	uint8_t		known_to[MAX_KEYS];	/* of a displaced row: own transactions that were captured by then */
 	uint8_t		pins[MAX_KEYS]; /* transaction + 1 */
 	Row			displaced[MAX_KEYS];	/* writer: its version */
 	uint16_t	covered[MAX_KEYS];	/* in the sets: bit 2 * transaction + (step & 1) */
@@ -294,6 +296,7 @@ void		both_act(const History *history, Node *node, int self, int txn);
 bool		both_may_write(const History *history, const Node *node, int txn);
 void		both_write(const History *history, Node *node, int txn);
 /* Capture has read a local operation, which is in the set of its key; contested: it was so before. */
+unsigned	both_is_left(const History *history, const Node *node, unsigned own);
 void		both_captured(const History *history, Node *node, int txn, const Op *op, bool contested);
 void		both_follow_up(const History *history, Node *node, int self, int key);
 /* Judge displaced rows again; partly: until one comes back. */

@@ -286,6 +286,7 @@ displace(Node *node, int key, const Row *row, int version)
 	node->displaced[key] = *row;
 	node->displaced[key].writer = (uint8_t) version;
 	node->displaced[key].raw = false;
+	node->known_to[key] = node->captured;
 	node->may_be_displaced |= (uint8_t) (1u << key);
 	node->may_displace = node->dirty = true;
 	if (!node->holds)
@@ -304,6 +305,7 @@ static void
 drop_displaced(Node *node, int key)
 {
 	node->displaced[key] = (Row) {0};
+	node->known_to[key] = 0;
 	node->dirty |= node->may_displace;
 }
 
@@ -498,6 +500,14 @@ sum_is_due(const Work *w, int key)
 	return setting->merge == COUNTER && winner != NULL && winner->op != P2P_OP_DELETE;
 }
 
+/* Is what a client wrote greater than the displaced row of a key, and news to it? */
+static bool
+is_greater(const Node *node, int key, int written)
+{
+	return written > node->displaced[key].writer &&
+		(!in(node->known_to[key], written - 1) || plant == PLANT_known_notes);
+}
+
 /* Forget the displaced rows that local writes have superseded. */
 static void
 apply_notes(Work *w)
@@ -507,16 +517,20 @@ apply_notes(Work *w)
 	for (int key = 0; key < n_keys && plant != PLANT_no_notes; key++)
 	{
 		int			winner = tracked_writer(w->history, p2p_keyset_winner(&node->sets[key]));
-		Row		   *displaced = &node->displaced[key];
+		bool		forget = false;
 
-		if (displaced->image != 0 && displaced->writer < node->noted_all &&
-			(winner == 0 || origin_of(w, winner) == w->self || plant == PLANT_truncate_of_old))
-			*displaced = (Row) {0};
-		if (node->noted[key] == 0 || sum_is_due(w, key) ||
-			(winner != 0 && origin_of(w, winner) != w->self))
+		if (node->displaced[key].image == 0)
 			continue;
-		if (displaced->image != 0 && displaced->writer < node->noted[key])
-			*displaced = (Row) {0};
+		forget |= plant == PLANT_truncate_of_old && node->noted_all > node->displaced[key].writer;
+		forget |= is_greater(node, key, node->noted_all) &&
+			(winner == 0 || origin_of(w, winner) == w->self);
+		forget |= is_greater(node, key, node->noted[key]) && !sum_is_due(w, key) &&
+			(winner == 0 || origin_of(w, winner) == w->self);
+		if (forget)
+		{
+			node->displaced[key] = (Row) {0};
+			node->known_to[key] = 0;
+		}
 	}
 }
 
@@ -639,7 +653,8 @@ come_back(Work *w, int key)
 	Node	   *node = w->node;
 	Row			row = node->displaced[key];
 	const P2pKeyVersion *winner;
-	int			tombstone;
+	uint8_t		known_to = node->known_to[key];
+	int			written;
 
 	if (node->rows[key].image != 0)
 	{
@@ -659,10 +674,14 @@ come_back(Work *w, int key)
 	if (plant != PLANT_late_pin)
 		pin(node, key, row.writer);
 	node_capture(w->history, node, w->self, w->history->n - 1);
-	tombstone = node->tombstone[key];
+	written = node->noted[key] > node->noted_all ? node->noted[key] : node->noted_all;
+	if (plant == PLANT_delete_of_old && node->tombstone[key] > written)
+		written = node->tombstone[key];
 	winner = p2p_keyset_winner(&node->sets[key]);
-	if (tombstone > row.writer && origin_of(w, tombstone) == w->self &&
-		(winner == NULL || winner->op == P2P_OP_DELETE || plant == PLANT_delete_of_old))
+	if (written > row.writer && origin_of(w, written) == w->self &&
+		(plant == PLANT_delete_of_old || !in(known_to, written - 1)) &&
+		(plant == PLANT_delete_of_old ||
+		 (!sum_is_due(w, key) && (winner == NULL || origin_of(w, tracked_writer(w->history, winner)) == w->self))))
 		node->rows[key] = (Row) {0};
 }
 
@@ -684,6 +703,25 @@ both_may_forget(const History *history, const Node *node, unsigned own, unsigned
 }
 
 /* ---- restart ---- */
+
+/* Which of its own forgotten transactions does a restart know again? rp_handlers_is_past leaves out the others. */
+unsigned
+both_is_left(const History *history, const Node *node, unsigned own)
+{
+	unsigned	left = node->forgotten & own;
+
+	for (int i = 0; i < history->n; i++)
+	{
+		bool		settled = history->txns[i].change >= 0 && in(node->applied, i);
+
+		for (int j = 0; j < history->n; j++)
+			settled &= in(history->txns[j].past, i) || in(node->forgotten, j);
+		for (int j = 0; settled && j < history->n; j++)
+			if (!in(history->txns[j].past, i))
+				left &= ~(1u << j);
+	}
+	return left;
+}
 
 void
 both_restart(const History *history, Node *node, unsigned logged, unsigned own)

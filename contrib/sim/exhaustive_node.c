@@ -71,6 +71,7 @@ static bool try_capture(Search *search, const Node *node);
 static bool try_act(Search *search, const Node *node);
 static bool try_commit(Search *search, const Node *node);
 static bool try_forget(Search *search, const Node *node);
+static bool try_restart_with(Search *search, const Node *node, unsigned left);
 static bool try_restart(Search *search, const Node *node);
 static bool walks_end(const Search *search, const Node *node);
 static bool try_follow_up(Search *search, const Node *node);
@@ -542,8 +543,18 @@ is_raw(const Node *node, int key)
 		!in(node->forgotten, row->writer - 1);
 }
 
+/* Logs are trimmed in whole segments: all or nothing of what is forgotten of the node's own may be there still. */
 static bool
 try_restart(Search *search, const Node *node)
+{
+	unsigned	left = is_both() ? both_is_left(search->history, node, search->own) : 0;
+
+	return try_restart_with(search, node, 0) && (left == 0 || try_restart_with(search, node, left));
+}
+
+/* Restart with these transactions in the log, though they were forgotten. */
+static bool
+try_restart_with(Search *search, const Node *node, unsigned left)
 {
 	const History *history = search->history;
 	unsigned	logged = node_known(history, node, search->self);	/* and not forgotten */
@@ -558,6 +569,7 @@ try_restart(Search *search, const Node *node)
 	{
 		/* apply starts with a barrier */
 		node_capture(history, &next, search->self, history->n - 1);
+		next.forgotten &= (uint8_t) ~left;
 		logged = node_known(history, &next, search->self);
 	}
 	next.touched = setting->unique && !is_both();
@@ -587,7 +599,7 @@ try_restart(Search *search, const Node *node)
 			(is_raw(&next, key) ||
 			 (plant != PLANT_lost_touch && next.rows[key].image == 0 && in(node->touched, key))))
 			next.touched |= (uint8_t) (1u << key);
-	return step(search, &next, "restart", 0);
+	return step(search, &next, "restart", left);
 }
 
 /* ---- what it came to ---- */

@@ -56,6 +56,7 @@
 #include "decode.h"
 #include "displaced.h"
 #include "hashtable.h"
+#include "ownlog.h"
 #include "rowbody.h"
 
 typedef struct TableEntry
@@ -325,19 +326,20 @@ rp_displaced_put(RpApplyTransaction *txn, RpOpenRelation *open,
 		ARGS_VERSION(v),
 		arg_json(row_json(open, by)), ARGS_VERSION(b),
 		{TEXTARRAYOID, key_names(open), false},
+		rp_arg_int8((int64) rp_own_log_seq()),
 	};
 	static RpStatement insert = {
 		"INSERT INTO replp2p.displaced_rows AS d (relation, key_hash, key, row_data, image,"
-		" node_id, epoch, seq, stamp, by_key, by_node_id, by_epoch, by_seq, by_stamp)"
+		" node_id, epoch, seq, stamp, by_key, by_node_id, by_epoch, by_seq, by_stamp, known_seq)"
 		" VALUES ($1, $2, " KEY_OF("$3", "$14") ", $3, $4, $5, $6, $7, $8, "
-		KEY_OF("$9", "$14") ", $10, $11, $12, $13)"
+		KEY_OF("$9", "$14") ", $10, $11, $12, $13, $15)"
 		" ON CONFLICT (relation, key_hash) DO UPDATE SET displaced_at = excluded.displaced_at,"
 		" key = excluded.key, row_data = excluded.row_data, image = excluded.image,"
 		" node_id = excluded.node_id, epoch = excluded.epoch,"
 		" seq = excluded.seq, stamp = excluded.stamp,"
 		" by_key = excluded.by_key, by_node_id = excluded.by_node_id,"
 		" by_epoch = excluded.by_epoch, by_seq = excluded.by_seq,"
-		" by_stamp = excluded.by_stamp",
+		" by_stamp = excluded.by_stamp, known_seq = excluded.known_seq",
 		SPI_OK_INSERT
 	};
 	RpCatalog	catalog;
@@ -529,12 +531,12 @@ rp_displaced_forget_older(Oid relid, const RpKeyHash *hash, const RpSlotVersion 
 {
 	static RpStatement delete_row = {
 		"DELETE FROM replp2p.displaced_rows WHERE relation = $1"
-		" AND (stamp, node_id, epoch, seq) < ($5, $2, $3, $4) AND key_hash = $6",
+		" AND (stamp, node_id, epoch, seq) < ($5, $2, $3, $4) AND known_seq < $4 AND key_hash = $6",
 		SPI_OK_DELETE
 	};
 	static RpStatement delete_rows = {
 		"DELETE FROM replp2p.displaced_rows WHERE relation = $1"
-		" AND (stamp, node_id, epoch, seq) < ($5, $2, $3, $4)",
+		" AND (stamp, node_id, epoch, seq) < ($5, $2, $3, $4) AND known_seq < $4",
 		SPI_OK_DELETE
 	};
 	P2pVersion	v = version_write(version);
@@ -571,7 +573,7 @@ List *
 rp_displaced_list(Oid relid, const RpDisplacedRow *after, int limit)
 {
 	static RpStatement select = {
-		"SELECT key_hash, image, node_id, epoch, seq, stamp, by_node_id, by_epoch, by_seq, by_stamp"
+		"SELECT key_hash, image, node_id, epoch, seq, stamp, by_node_id, by_epoch, by_seq, by_stamp, known_seq"
 		" FROM replp2p.displaced_rows WHERE relation = $1"
 		" AND (stamp, node_id, epoch, seq, key_hash) < ($5, $2, $3, $4, $6)"
 		" ORDER BY stamp DESC, node_id DESC, epoch DESC, seq DESC, key_hash DESC LIMIT $7",
@@ -602,6 +604,7 @@ rp_displaced_list(Oid relid, const RpDisplacedRow *after, int limit)
 		row->image = DatumGetByteaPCopy(rp_column(i, 2));
 		row->version = version_read(i, 3);
 		row->by_version = version_read(i, 7);
+		row->known_seq = (uint64) DatumGetInt64(rp_column(i, 11));
 		rows = lappend(rows, row);
 		MemoryContextSwitchTo(old);
 	}

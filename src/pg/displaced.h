@@ -54,6 +54,7 @@ typedef struct RpDisplacedRow
 	RpSlotVersion version;
 	bytea	   *image;
 	RpSlotVersion by_version;	/* of the row that is shown as the one that displaces it */
+	uint64		known_seq;		/* local writes up to here were known when it was displaced */
 } RpDisplacedRow;
 
 /*
@@ -63,7 +64,10 @@ typedef struct RpDisplacedRow
 List	   *rp_displaced_list(Oid relid, const RpDisplacedRow *after, int limit);
 /* Forget the one of that key. */
 void		rp_displaced_forget(Oid relid, RpKeyHash hash);
-/* Forget the one of that key, or all of the table (NULL), if its version is less. */
+/*
+ * Forget the one of that key, or all of the table (NULL), if its version is less than that of a local write, which was
+ * not known when it was displaced.
+ */
 void		rp_displaced_forget_older(Oid relid, const RpKeyHash *hash, const RpSlotVersion *version);
 /* Show another row as the one that displaces it. */
 void		rp_displaced_set_by(RpOpenRelation *open, const RpDisplacedRow *row,
@@ -97,6 +101,8 @@ void		rp_displaced_visit(const struct RpPassItem *item);
  * have counted?
  */
 bool		rp_displaced_is_followed(Oid relid, RpKeyHash hash);
+/* Does a note say that this displaced row of the table is to be forgotten? */
+bool		rp_displaced_is_superseded(Oid relid, const RpDisplacedRow *row);
 /*
  * Carry out the notes of the own log in this transaction, true if any; after its commit call
  * rp_displaced_notes_done.

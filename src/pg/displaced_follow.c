@@ -87,7 +87,8 @@ static bool walk_on(Walk *walk);
 static void row_look(Walk *walk, RpApplyTransaction *txn, RpOpenRelation *open, RpDisplacedRow *row);
 static void row_return(Walk *walk);
 static bool row_is_superseded(RpApplyTransaction *txn, RpOpenRelation *open);
-static void row_confirm(RpApplyTransaction *txn, RpOpenRelation *open);
+static void row_confirm(RpApplyTransaction *txn, RpOpenRelation *open,
+						const RpDisplacedRow *row);
 static void table_end(Walk *walk);
 static void seqs_read(uint64 *seqs);
 static void seqs_publish(RpDisplaced displaced, const uint64 *seqs);
@@ -200,6 +201,7 @@ own_log_note(void)
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
+	RP_CRASH_POINT("displaced_before_follow");
 	rp_own_log_follow_captured();
 	any = rp_displaced_notes_apply();
 	PopActiveSnapshot();
@@ -382,7 +384,7 @@ row_return(Walk *walk)
 		{
 			/* its version may have been free to be forgotten for long, and this walk not get to whom it displaces */
 			rp_displaced_pin(open, open->store, &row->version);
-			row_confirm(&txn, open);
+			row_confirm(&txn, open, row);
 		}
 		walk->changed |= stored == RP_STORED;
 	}
@@ -406,28 +408,17 @@ row_is_superseded(RpApplyTransaction *txn, RpOpenRelation *open)
 }
 
 /*
- * The row is in the table: take it out again if the key, or the table, was deleted by a greater
- * version.
+ * The row is in the table: take it out again if a client has deleted the key, or emptied the table, without our
+ * knowing. Only such local writes are asked for that were not known when the row was displaced, and so are
+ * noted. A tombstone would not do: it may be one that the row had beaten by a change of the handler, which nobody
+ * remembers once that is settled.
  */
 static void
-row_confirm(RpApplyTransaction *txn, RpOpenRelation *open)
+row_confirm(RpApplyTransaction *txn, RpOpenRelation *open, const RpDisplacedRow *row)
 {
-	const RpTableHandlers *handlers = rp_handlers_of(open->map->relid);
-	RpSlotVersion tombstone;
-
 	rp_apply_deletes_complete(txn, open->map->relid);
-	if (!rp_keyindex_tombstone(open->map->relid, rp_key_hash(open->map, open->store), &tombstone) ||
-		rp_slot_version_compare(&tombstone, &txn->slot_version) <= 0)
+	if (!rp_displaced_is_superseded(open->map->relid, row))
 		return;
-	if (handlers != NULL && handlers->tracked)
-	{
-		const P2pKeyVersion *winner = p2p_keyset_winner(rp_keyset_of(open->map->relid,
-																	 rp_key_hash(open->map, open->store)));
-
-		/* remote deletes have been judged with the key's set; and a greater handler epoch beats a local one */
-		if (tombstone.slot != RP_SELF || (winner != NULL && winner->op != P2P_OP_DELETE))
-			return;
-	}
 	CommandCounterIncrement();
 	rp_row_delete(open, open->store);
 }

@@ -9,7 +9,10 @@
  * (tracked_follow.c).
  *
  * The notes are in memory only. The log is followed from its oldest record after a start, so
- * that they come again.
+ * that they come again. Some may be long carried out, then; so a displaced row says up to where local writes were
+ * known when it was displaced, and those supersede nothing. Their versions would not tell: what is stable
+ * is dropped from key sets, so a row may have been displaced as the lower of the versions that it was made
+ * of (apply_unique.c: tracked_row_version).
  */
 #include "postgres.h"
 
@@ -150,6 +153,28 @@ note_stands(const LocalNote *note)
 		return false;			/* the key was touched when the note was made */
 	winner = p2p_keyset_winner(rp_keyset_of(note->relid, note->hash));
 	return winner == NULL || ((RpKeyPayload *) winner->payload)->slot == RP_SELF;
+}
+
+bool
+rp_displaced_is_superseded(Oid relid, const RpDisplacedRow *row)
+{
+	RpKeyHash	names[] = {row->hash, {relid, PG_UINT64_MAX}};
+
+	for (size_t i = 0; notes != NULL && i < lengthof(names); i++)
+	{
+		const LocalNote *note = hash_search(notes, &names[i], HASH_FIND, NULL);
+
+		if (note != NULL && note->relid == relid && note->version.seq > row->known_seq &&
+			rp_slot_version_compare(&note->version, &row->version) > 0)
+		{
+			LocalNote	one = *note;
+
+			one.hash = row->hash;
+			if (note_stands(&one))
+				return true;
+		}
+	}
+	return false;
 }
 
 /* Forget what a note supersedes. A truncate is asked key by key where the table is tracked. */

@@ -6,7 +6,8 @@
  * A change is a row of replp2p.handler_changes, which is replicated; its counterpart in
  * table_handlers makes it hold here, with the same commit. The lock on the table keeps out
  * whoever has written to it and has not committed, on both sides: clients, and apply, which
- * looks up the handler once it has its own lock.
+ * looks up the handler once it has its own lock: whoever has seen the change has seen what apply judged before it, be it
+ * that there is no row. What apply reads of the own log it has not locked; there it listens first (ownlog.c).
  *
  * A counter needs old values with each update: the table gets REPLICA IDENTITY
  * FULL, here now and on the other nodes when they apply the change. No update that was

@@ -473,6 +473,24 @@ rp_handler_epoch(const RpTableHandlers *handlers, const P2pKeyVersion *version)
 	return ancient;
 }
 
+bool
+rp_handlers_is_past(Oid relid, const RpSlotVersion *version, const P2pVector *deps)
+{
+	P2pKeyVersion itself = {.deps = deps->entries, .ndeps = deps->count};
+	RpTableHandlers *handlers;
+
+	if (our_node == NULL)
+		return false;
+	if (stale && !loading)
+		reload(false);
+	handlers = hash_get_num_entries(tables) == 0 ? NULL : hash_search(tables, &relid, HASH_FIND, NULL);
+	if (handlers == NULL || handlers->nchanges == 0 || !handlers->changes[0].made.settled)
+		return false;
+	itself.version.dot.origin = our_node->members[version->slot].origin;
+	itself.version.dot.seq = version->seq;
+	return !has_seen(&handlers->changes[0].made, &itself);
+}
+
 const RpHandlerChange *
 rp_handler_of_epoch(const RpTableHandlers *handlers, const P2pVersion *epoch)
 {

@@ -110,6 +110,12 @@ P2pVersion	rp_handler_epoch(const RpTableHandlers *handlers, const P2pKeyVersion
 /* The change that an epoch stands for; NULL: last_writer_wins. */
 const RpHandlerChange *rp_handler_of_epoch(const RpTableHandlers *handlers, const P2pVersion *epoch);
 /*
+ * Has the version not seen a change of the table's handler that is settled? Then it is stable, and whatever is here
+ * was judged with it while epochs were still known. It must not be compared again with what is kept
+ * beyond that, displaced rows above all: one of a greater epoch may have the lesser stamp. No lock is needed.
+ */
+bool		rp_handlers_is_past(Oid relid, const RpSlotVersion *version, const P2pVector *deps);
+/*
  * Does this version obey the merge: has it seen its change, and no later one of the column?
  * Of a counter: then it carries a delta, if the log has the old value.
  */

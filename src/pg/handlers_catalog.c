@@ -20,6 +20,10 @@
  *
  *	  (noted) -> stable: settle_at = the applied vector of now -> settle_at is stable: settled
  *
+ * Stable means here that what local writes leave to be done for it is done, too (rp_droppable_seq): then all that displaced rows
+ * had to be compared with was compared while epochs were known, and what has not seen a settled change is
+ * not asked about any more (rp_handlers_is_past).
+ *
  * A settled change makes lesser ones of the same table, or column, superfluous.
  *
  * RpNode.handler_changes and handlers_settled tell all processes whether a change may be
@@ -84,6 +88,7 @@ static void entry_update(RpNode *node, const RpHandlerEntry *entry);
 static void entry_settle(RpNode *node, RpHandlerEntry *entry, const P2pVector *stable,
 						 const P2pVector *applied);
 static void superfluous_delete(void);
+static void vector_droppable(RpNode *node, P2pVector *stable);
 
 /* At the end of a transaction: what it wrote holds now, or never was. */
 static void
@@ -385,6 +390,25 @@ entry_compare(const void *a, const void *b)
 	return left->row.serial < right->row.serial ? -1 : left->row.serial > right->row.serial;
 }
 
+/* What is stable, and displaced rows were judged after it: file head. */
+static void
+vector_droppable(RpNode *node, P2pVector *stable)
+{
+	uint64		seqs[RP_MAX_MEMBERS];
+	int			n = node->nmembers;
+
+	SpinLockAcquire(&node->vector_lock);
+	for (int slot = 0; slot < n; slot++)
+		seqs[slot] = rp_droppable_seq(node, slot);
+	SpinLockRelease(&node->vector_lock);
+	p2p_vector_clear(stable);
+	for (int slot = 0; slot < n; slot++)
+	{
+		if (node->members[slot].status != RP_MEMBER_FREE)
+			(void) p2p_vector_set(stable, &node->members[slot].origin, seqs[slot]);
+	}
+}
+
 /* Settle what can be by now, in a transaction of its own. */
 void
 rp_handlers_settle(RpNode *node)
@@ -408,7 +432,7 @@ rp_handlers_settle(RpNode *node)
 	{
 		changes = pg_atomic_read_u64(&node->handler_changes);
 		superfluous_delete();
-		rp_vector_stable(node, &stable);	/* first: what was applied by then covers more */
+		vector_droppable(node, &stable);	/* first: what was applied by then covers more */
 		rp_vector_applied(node, &applied);
 		entries = rp_handler_entries_read(node, &n);
 		for (uint64 i = 0; i < n; i++)

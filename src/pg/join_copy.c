@@ -333,6 +333,7 @@ others_copy(RpJoin *join)
 									 "  OR (n.nspname <> 'replp2p' AND x.condition IS NOT NULL))"
 									 " AND NOT EXISTS (SELECT FROM replp2p.excluded_tables e WHERE e.relation = c.oid)"
 									 " ORDER BY n.nspname, c.relname");
+	RpCatalog	catalog;
 
 	for (int i = 0; i < rows->nrows; i++)
 	{
@@ -354,6 +355,10 @@ others_copy(RpJoin *join)
 								 rel, rp_join_columns(rel), false);
 		table_close(rel, NoLock);
 	}
+	rp_catalog_open(&catalog);
+	/* seqs of the sponsor's own; this node has written nothing yet */
+	rp_catalog_run("UPDATE replp2p.displaced_rows SET known_seq = 0", SPI_OK_UPDATE, NULL, 0);
+	rp_catalog_close(&catalog);
 }
 
 /* Set a sequence here to where it is at the donor. */

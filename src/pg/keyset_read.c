@@ -23,7 +23,7 @@
 #include "logpass.h"
 #include "ownlog.h"
 
-static bool build_visit(const RpPassItem *item, void *arg);
+static bool build_visit(const RpPassItem *whole, void *arg);
 static void item_take(const RpPassItem *item, Oid only);
 static void row_take(const RpPassItem *item, const RpTableHandlers *handlers);
 static void put(const RpPassItem *item, const RpTableHandlers *handlers, const RpPassKeys *keys,
@@ -66,9 +66,13 @@ rp_keysets_build(Oid relid, uint64 own_seq)
 
 /* Take up an item for the table that is being built; arg: its oid. */
 static bool
-build_visit(const RpPassItem *item, void *arg)
+build_visit(const RpPassItem *whole, void *arg)
 {
-	item_take(item, *(Oid *) arg);
+	RpPassItem	left;
+	const RpPassItem *item = rp_item_left(whole, &left);
+
+	if (item != NULL)
+		item_take(item, *(Oid *) arg);
 	return true;
 }
 

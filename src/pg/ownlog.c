@@ -10,9 +10,14 @@
  * followed by a pass that stays open, since local transactions commit without
  * asking apply: before it relies on what the indexes say of local changes, it
  * has them follow. To read something twice does no harm.
+ *
+ * A log is trimmed in whole segments, so it may hold what is long stable. That does no harm either, but for
+ * one thing: stable versions are compared by stamp, and across a change of the table's handler that is not what
+ * they were judged by. So what has not seen a settled change is left out (rp_handlers_is_past).
  */
 #include "postgres.h"
 
+#include "utils/inval.h"
 #include "utils/memutils.h"
 
 #include "displaced.h"
@@ -39,9 +44,9 @@ static RpLogPass *own_pass = NULL;	/* NULL: not in a state to go on from */
 static uint64 own_seq = 0;
 static bool following = false;	/* whoever asks meanwhile, from inside a visit, gets what is there */
 
-static bool foreign_visit(const RpPassItem *item, void *arg);
+static bool foreign_visit(const RpPassItem *whole, void *arg);
 static bool some_visit(const RpPassItem *item, void *arg);
-static bool own_visit(const RpPassItem *item, void *arg);
+static bool own_visit(const RpPassItem *whole, void *arg);
 static void own_run(uint64 limit_seq);
 static void own_open(void);
 
@@ -53,9 +58,32 @@ rp_foreign_log_index(RpNode *node, int slot, uint64 after_seq, uint64 limit_seq,
 	(void) rp_log_pass(node, slot, after_seq, limit_seq, foreign_visit, &log);
 }
 
-static bool
-foreign_visit(const RpPassItem *item, void *arg)
+const RpPassItem *
+rp_item_left(const RpPassItem *item, RpPassItem *left)
 {
+	if (!rp_handlers_in_use())
+		return item;
+	if (item->tag != P2P_TAG_TRUNCATE)
+		return rp_handlers_is_past(rp_pass_relid(item->table), &item->version, item->deps) ? NULL : item;
+	*left = *item;
+	left->ntables = 0;
+	left->tables = palloc_array(RpPassTable *, Max(item->ntables, 1));
+	for (int i = 0; i < item->ntables; i++)
+	{
+		if (!rp_handlers_is_past(rp_pass_relid(item->tables[i]), &item->version, item->deps))
+			left->tables[left->ntables++] = item->tables[i];
+	}
+	return left;
+}
+
+static bool
+foreign_visit(const RpPassItem *whole, void *arg)
+{
+	RpPassItem	left;
+	const RpPassItem *item = rp_item_left(whole, &left);
+
+	if (item == NULL)
+		return true;
 	rp_keyindex_visit(item, ((ForeignLog *) arg)->copied_seq);
 	rp_keysets_visit(item);
 	return true;
@@ -81,8 +109,14 @@ some_visit(const RpPassItem *item, void *arg)
 	}
 	if (some->n > 0 && some->numbers[0] == item->number)
 	{
-		rp_keyindex_visit(item, 0);
-		rp_keysets_visit(item);
+		RpPassItem	left;
+		const RpPassItem *wanted = rp_item_left(item, &left);
+
+		if (wanted != NULL)
+		{
+			rp_keyindex_visit(wanted, 0);
+			rp_keysets_visit(wanted);
+		}
 	}
 	return some->n > 0;
 }
@@ -100,6 +134,12 @@ rp_own_log_follow(uint64 limit_seq)
 {
 	if (following || own_seq >= limit_seq)
 		return;
+	/*
+	 * A handler or merge may have been set since apply last heard of such. Whoever wrote the table after that had to
+	 * wait for its lock, which is given back when all have been told: so to listen now, when the write is captured,
+	 * is soon enough for it. (What apply judges itself it has locked: fn_handlers.c.)
+	 */
+	AcceptInvalidationMessages();
 	following = true;
 	PG_TRY();
 	{
@@ -119,6 +159,12 @@ rp_own_log_follow(uint64 limit_seq)
 		following = false;
 	}
 	PG_END_TRY();
+}
+
+uint64
+rp_own_log_seq(void)
+{
+	return own_seq;
 }
 
 /* Go on with the standing pass; it stays open only if it has got there. */
@@ -164,8 +210,13 @@ own_open(void)
 }
 
 static bool
-own_visit(const RpPassItem *item, void *arg)
+own_visit(const RpPassItem *whole, void *arg)
 {
+	RpPassItem	left;
+	const RpPassItem *item = rp_item_left(whole, &left);
+
+	if (item == NULL)
+		return true;
 	rp_keyindex_visit(item, 0);
 	rp_keysets_visit(item);
 	rp_displaced_visit(item);

@@ -18,6 +18,13 @@ void		rp_foreign_log_index(RpNode *node, int slot, uint64 after_seq, uint64 limi
 /* Index these changes of one transaction that is applied, by their numbers in it, ascending. */
 void		rp_foreign_log_index_some(RpNode *node, int slot, uint64 seq, const uint64 *numbers, int n);
 
+/*
+ * Return what of an item of any log is left to be indexed: nothing (NULL) of a table of which it has not seen a
+ * settled change of the handler. left: room for it; memory is CurrentMemoryContext's.
+ */
+struct RpPassItem;
+const struct RpPassItem *rp_item_left(const struct RpPassItem *item, struct RpPassItem *left);
+
 /* Follow the own log from after_seq on. */
 void		rp_own_log_start(RpNode *node, uint64 after_seq);
 /*
@@ -25,6 +32,8 @@ void		rp_own_log_start(RpNode *node, uint64 after_seq);
  * left out.
  */
 void		rp_own_log_follow(uint64 limit_seq);
+/* Up to where it is indexed. */
+uint64		rp_own_log_seq(void);
 /* Index what capture has read by now. */
 void		rp_own_log_follow_captured(void);
 
