@@ -130,8 +130,8 @@ $g->sql_all('SELECT replp2p.resume_apply()');
 $g->sync;
 my $script = "$PostgreSQL::Test::Utils::tmp_check/move.sql";
 append_to_file($script, <<'SQL');
-\set id random(1, 200)
-\set other random(1, 200)
+\set id random(121, 200)
+\set other random(121, 200)
 UPDATE wide SET n = n + 1, filler = repeat(chr(97 + n % 26), 300 + n % 200) WHERE id = :id;
 DELETE FROM other WHERE id = :other;
 INSERT INTO other VALUES (:other, 'v' || :other, 1) ON CONFLICT DO NOTHING;

@@ -79,13 +79,29 @@ facts_of(const List *facts, const char *schema, const char *name)
 	return NULL;
 }
 
-/* Note what the sponsor has to share. */
+/* Is any table worth another donor? */
+static bool
+any_worth(const List *facts)
+{
+	ListCell   *cell;
+
+	foreach(cell, facts)
+	{
+		if (((RpJoinFacts *) lfirst(cell))->bytes >= WORTH_BYTES)
+			return true;
+	}
+	return false;
+}
+
+/* Note what the sponsor has to share; where that is little, nobody else is asked for anything. */
 void
 rp_join_donors_begin(RpJoin *join)
 {
 	join->facts = NIL;
 	if (rp_join_donors > 1 && rp_join_workers > 1 && !changes_are_missing(join))
 		join->facts = facts_read(join);
+	if (!any_worth(join->facts))
+		join->facts = NIL;
 }
 
 /* Has a node transactions that it could not apply, or has it skipped changes? */
@@ -166,6 +182,19 @@ facts_stable(List *before, List *after)
 			stable = lappend(stable, now);
 	}
 	return stable;
+}
+
+/*
+ * Keep of what the sponsor has to share what still holds, now that its tables are locked. In a
+ * write.
+ */
+static void
+facts_confirm(RpJoin *join)
+{
+	MemoryContext old = MemoryContextSwitchTo(join->memory);
+
+	join->facts = facts_stable(join->facts, facts_read(join));
+	MemoryContextSwitchTo(old);
 }
 
 /* Is a member wanted: for any plan, or for tables of the one there is? */
@@ -472,6 +501,33 @@ table_assign(RpJoin *join, RpJoinTable *table, Share *shares)
 	table->bytes = facts->bytes;
 }
 
+/* Say who gives how much, and let go of those who give nothing. */
+static void
+shares_settle(RpJoin *join, const Share *shares)
+{
+	MemoryContext old = MemoryContextSwitchTo(join->memory);
+	List	   *others = NIL;
+	ListCell   *cell;
+
+	foreach(cell, join->others)
+	{
+		RpJoin	   *other = lfirst(cell);
+		int64		bytes = shares[foreach_current_index(cell)].bytes;
+
+		if (bytes == 0)
+		{
+			donor_close(join, other, NULL);
+			continue;
+		}
+		ereport(LOG,
+				(errmsg("tables of " INT64_FORMAT " bytes are copied from node \"%s\"", bytes,
+						other->donor_name)));
+		others = lappend(others, other);
+	}
+	join->others = others;
+	MemoryContextSwitchTo(old);
+}
+
 /* Part the tables among the donors. */
 void
 rp_join_donors_assign(RpJoin *join, List *tables)
@@ -482,7 +538,7 @@ rp_join_donors_assign(RpJoin *join, List *tables)
 
 	if (sponsor == 0)
 		return;
-	join->facts = facts_stable(join->facts, facts_read(join));
+	facts_confirm(join);
 	/* as copiers take their numbers; this process copies from the sponsor */
 	shares[sponsor].processes = 1;
 	for (int i = 0; i < rp_join_workers - 1; i++)
@@ -495,10 +551,7 @@ rp_join_donors_assign(RpJoin *join, List *tables)
 		if (!table->excluded)
 			table_assign(join, table, shares);
 	}
-	for (int i = 0; i < sponsor; i++)
-		ereport(LOG,
-				(errmsg("tables of " INT64_FORMAT " bytes are copied from node \"%s\"", shares[i].bytes,
-						((RpJoin *) list_nth(join->others, i))->donor_name)));
+	shares_settle(join, shares);
 }
 
 /* Can a table still be had of the donor that it was copied of so far? */
@@ -530,7 +583,7 @@ rp_join_donors_resume(RpJoin *join)
 
 	if (foreign == NIL)
 		return;
-	join->facts = facts_stable(join->facts, facts_read(join));
+	facts_confirm(join);
 	foreach(cell, foreign)
 	{
 		const RpJoinForeign *table = lfirst(cell);
