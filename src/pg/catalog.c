@@ -103,6 +103,30 @@ rp_statement_run(RpStatement *statement, const RpArg *args, int nargs)
 	return SPI_processed;
 }
 
+uint64
+rp_catalog_execute(const char *sql, int expected, const RpArg *args, int nargs)
+{
+	RpCatalog	catalog;
+	uint64		n;
+
+	rp_catalog_open(&catalog);
+	n = rp_catalog_run(sql, expected, args, nargs);
+	rp_catalog_close(&catalog);
+	return n;
+}
+
+uint64
+rp_statement_execute(RpStatement *statement, const RpArg *args, int nargs)
+{
+	RpCatalog	catalog;
+	uint64		n;
+
+	rp_catalog_open(&catalog);
+	n = rp_statement_run(statement, args, nargs);
+	rp_catalog_close(&catalog);
+	return n;
+}
+
 /* Lay arguments out as SPI wants them. */
 static void
 args_split(const RpArg *args, int nargs, Oid *types, Datum *values, char *nulls)

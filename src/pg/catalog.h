@@ -55,6 +55,10 @@ uint64		rp_catalog_run(const char *sql, int expected, const RpArg *args, int nar
 /* The same for a statement whose plan is kept by this process. It must not run within itself. */
 uint64		rp_statement_run(RpStatement *statement, const RpArg *args, int nargs);
 
+/* Open, run one statement of which no row is read, close; returns the rows it touched. */
+uint64		rp_catalog_execute(const char *sql, int expected, const RpArg *args, int nargs);
+uint64		rp_statement_execute(RpStatement *statement, const RpArg *args, int nargs);
+
 /* Arguments: bytes are copied, text must stay. NULL text or bytes: NULL. */
 RpArg		rp_arg_bytes(const void *bytes, size_t length);
 RpArg		rp_arg_text(const char *text);

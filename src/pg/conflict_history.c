@@ -165,11 +165,8 @@ history_insert(const RpArg *args)
 		" $20, $21)",
 		SPI_OK_INSERT
 	};
-	RpCatalog	catalog;
 
-	rp_catalog_open(&catalog);
-	rp_statement_run(&insert, args, C_COUNT);
-	rp_catalog_close(&catalog);
+	rp_statement_execute(&insert, args, C_COUNT);
 }
 
 /* Remove what is too old or too much, within the running transaction. */

@@ -342,11 +342,8 @@ rp_displaced_put(RpApplyTransaction *txn, RpOpenRelation *open,
 		" by_stamp = excluded.by_stamp, known_seq = excluded.known_seq",
 		SPI_OK_INSERT
 	};
-	RpCatalog	catalog;
 
-	rp_catalog_open(&catalog);
-	rp_statement_run(&insert, args, lengthof(args));
-	rp_catalog_close(&catalog);
+	rp_statement_execute(&insert, args, lengthof(args));
 	filter_add(open->map->relid, hash);
 	rp_displaced_hold(txn->node);
 }
@@ -379,11 +376,8 @@ rp_displaced_set_by(RpOpenRelation *open, const RpDisplacedRow *row,
 		" WHERE relation = $1 AND key_hash = $2",
 		SPI_OK_UPDATE
 	};
-	RpCatalog	catalog;
 
-	rp_catalog_open(&catalog);
-	rp_statement_run(&update, args, lengthof(args));
-	rp_catalog_close(&catalog);
+	rp_statement_execute(&update, args, lengthof(args));
 }
 
 void
@@ -403,7 +397,6 @@ rp_displaced_pin(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion 
 	RpKeyHash	hash = rp_key_hash(open->map, row);
 	P2pVersion	v = version_write(version);
 	bytea	   *image;
-	RpCatalog	catalog;
 
 	if (version->seq == 0)
 		return;					/* never greater than a displaced row */
@@ -414,9 +407,7 @@ rp_displaced_pin(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVersion 
 			{BYTEAOID, PointerGetDatum(image), false}, ARGS_VERSION(v),
 		};
 
-		rp_catalog_open(&catalog);
-		rp_statement_run(&insert, args, lengthof(args));
-		rp_catalog_close(&catalog);
+		rp_statement_execute(&insert, args, lengthof(args));
 	}
 }
 
@@ -432,11 +423,8 @@ rp_displaced_pin_renew(RpOpenRelation *open, TupleTableSlot *row, const RpSlotVe
 	RpKeyHash	hash = rp_key_hash(open->map, row);
 	P2pVersion	v = version_write(version);
 	RpArg		args[] = {arg_table(open->map->relid), ARG_HASH(hash), ARGS_VERSION(v)};
-	RpCatalog	catalog;
 
-	rp_catalog_open(&catalog);
-	rp_statement_run(&update, args, lengthof(args));
-	rp_catalog_close(&catalog);
+	rp_statement_execute(&update, args, lengthof(args));
 }
 
 bool
@@ -519,11 +507,8 @@ rp_displaced_forget(Oid relid, RpKeyHash hash)
 		SPI_OK_DELETE
 	};
 	RpArg		args[] = {arg_table(relid), ARG_HASH(hash)};
-	RpCatalog	catalog;
 
-	rp_catalog_open(&catalog);
-	rp_statement_run(&delete, args, lengthof(args));
-	rp_catalog_close(&catalog);
+	rp_statement_execute(&delete, args, lengthof(args));
 }
 
 void
@@ -557,16 +542,13 @@ void
 rp_displaced_truncate(RpApplyTransaction *txn, Oid relid)
 {
 	RpArg		args[] = {arg_table(relid), ARGS_VERSION(txn->version)};
-	RpCatalog	catalog;
 
 	if (!rp_displaced_in(relid))
 		return;
 	rp_displaced_touch(relid);
-	rp_catalog_open(&catalog);
-	rp_catalog_run("DELETE FROM replp2p.displaced_rows WHERE relation = $1"
-				   " AND (stamp, node_id, epoch, seq) <= ($5, $2, $3, $4)",
-				   SPI_OK_DELETE, args, lengthof(args));
-	rp_catalog_close(&catalog);
+	rp_catalog_execute("DELETE FROM replp2p.displaced_rows WHERE relation = $1"
+					   " AND (stamp, node_id, epoch, seq) <= ($5, $2, $3, $4)",
+					   SPI_OK_DELETE, args, lengthof(args));
 }
 
 List *

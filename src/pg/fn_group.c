@@ -382,16 +382,13 @@ self_read(char *name, char *dsn, RpNodeStatus *status, RpNode *node)
 static void
 leaving_mark(RpNode *node, bool force)
 {
-	RpCatalog	catalog;
 	RpArg		args[] = {
 		rp_arg_text(rp_node_status_name(RP_NODE_LEAVING)),
 		rp_arg_bool(force),
 	};
 
-	rp_catalog_open(&catalog);
-	rp_catalog_run("UPDATE replp2p.local_node SET status = $1, force_leave = force_leave OR $2",
-				   SPI_OK_UPDATE, args, lengthof(args));
-	rp_catalog_close(&catalog);
+	rp_catalog_execute("UPDATE replp2p.local_node SET status = $1, force_leave = force_leave OR $2",
+					   SPI_OK_UPDATE, args, lengthof(args));
 	rp_members_changed(node);
 }
 

@@ -106,7 +106,6 @@ Datum
 rp_accept_stamps(PG_FUNCTION_ARGS)
 {
 	const char *name = RP_ARG_NAME(0, "node_name");
-	RpCatalog	catalog;
 	RpNode	   *node;
 
 	rp_writable_required("replp2p.accept_stamps()");
@@ -114,10 +113,8 @@ rp_accept_stamps(PG_FUNCTION_ARGS)
 	{
 		RpArg		args[] = {rp_arg_name(name), rp_arg_int8(stored_stamp_of(node, name))};
 
-		rp_catalog_open(&catalog);
-		rp_catalog_run("UPDATE replp2p.members SET accepted_stamp = greatest(accepted_stamp, $2)"
-					   " WHERE slot > 0 AND node_name = $1", SPI_OK_UPDATE, args, lengthof(args));
-		rp_catalog_close(&catalog);
+		rp_catalog_execute("UPDATE replp2p.members SET accepted_stamp = greatest(accepted_stamp, $2)"
+						   " WHERE slot > 0 AND node_name = $1", SPI_OK_UPDATE, args, lengthof(args));
 	}
 	rp_members_changed(node);
 	PG_RETURN_VOID();

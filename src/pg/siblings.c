@@ -378,14 +378,11 @@ warn_if_many(const Contest *contest)
 void
 rp_siblings_forget_table(Oid relid)
 {
-	RpCatalog	catalog;
 	RpArg		arg = {REGCLASSOID, ObjectIdGetDatum(relid), false};
 
 	if (contested == NULL || hash_get_num_entries(contested) == 0)
 		return;
-	rp_catalog_open(&catalog);
-	rp_catalog_run("DELETE FROM replp2p.sibling_rows WHERE relation = $1", SPI_OK_DELETE, &arg, 1);
-	rp_catalog_close(&catalog);
+	rp_catalog_execute("DELETE FROM replp2p.sibling_rows WHERE relation = $1", SPI_OK_DELETE, &arg, 1);
 }
 
 /* Forget which keys may have lines. */
