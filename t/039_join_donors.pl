@@ -128,7 +128,7 @@ change($_) foreach 'a', 'b', 'c', 'a';
 $g->sql('c', 'DELETE FROM emptied WHERE id % 3 = 0');
 $g->sql_all('SELECT replp2p.resume_apply()');
 $g->sync;
-my $script = "$PostgreSQL::Test::Utils::tmp_check/move.sql";
+my $script = "$PostgreSQL::Test::Utils::tmp_check/several.sql";
 append_to_file($script, <<'SQL');
 \set id random(121, 200)
 \set other random(121, 200)
