@@ -131,7 +131,8 @@ sub crash
 
 	# what apply commits, capture would write to the own log; but only what is applied is trimmed
 	$g->sql($name, 'SELECT replp2p.pause_apply()') unless $worker eq 'apply' || $point =~ /trim/;
-	$g->set($name, 'replp2p.crash_point', $point);
+	# capture may come by before that has answered
+	eval { $g->set($name, 'replp2p.crash_point', $point) };
 	$node->wait_for_log(qr/parameter "replp2p.crash_point" changed to "$point"/, $offset);
 	my $reached = $g->wait_until(sub {
 		fill_segment('a') if $fill;
