@@ -26,12 +26,6 @@ sub capture_pid
 	return $g->sql($_[0], 'SELECT pid FROM replp2p.stat_capture');
 }
 
-sub captured
-{
-	my ($name) = @_;
-	$g->sql($name, 'SELECT replp2p.wait_for_token(replp2p.current_token())');
-}
-
 sub apply_waits
 {
 	my ($name) = @_;
@@ -47,7 +41,7 @@ sub undecoded
 	$g->sync;
 	$g->sql_all('SELECT replp2p.pause_apply()');
 	$g->sql('a', $seen);
-	captured('a');
+	$g->captured('a');
 	$g->sql('b', $on_b);
 	my $pid = capture_pid('a');
 	kill 'STOP', $pid;
@@ -82,7 +76,7 @@ foreach my $case (
 	$g->sql('a', "CREATE TABLE IF NOT EXISTS other (id int PRIMARY KEY)");
 	my %do = (a => $on_a, b => "BEGIN; $on_b; INSERT INTO other SELECT count(*) FROM other; COMMIT");
 	$g->sql($_, $do{$_}) foreach split //, $order;
-	captured('a');
+	$g->captured('a');
 	my $lock = $g->node('a')->background_psql('postgres');
 	$lock->query_safe('BEGIN; LOCK TABLE other');
 	$g->sql('a', 'SELECT replp2p.resume_apply()');

@@ -37,39 +37,6 @@ $g->sql('a', "SELECT replp2p.set_conflict_handler('folded', 'custom', 'fold(fold
 $g->sync;
 $g->eventually($_, "SELECT count(*) = 6 FROM replp2p.tables WHERE handler <> 'last_writer_wins' OR merges <> '{}'") foreach $g->names;
 
-# What stands in a table, and what is displaced.
-sub state
-{
-	my ($name, $t) = @_;
-	return $g->sql($name, <<"SQL");
-SELECT coalesce(string_agg(concat_ws(' ', id, u, n), ', ' ORDER BY id), 'none') || ' | ' ||
-	(SELECT coalesce(string_agg(concat_ws(' ', row ->> 'id', row ->> 'u', row ->> 'n'), ', ' ORDER BY key), 'none')
-	 FROM replp2p.displaced WHERE relation = '$t'::regclass) FROM $t
-SQL
-}
-
-# Wait until a node has this in a table.
-sub has
-{
-	my ($name, $t, $expected) = @_;
-	return $g->wait_until(sub { state($name, $t) eq $expected }) || diag("$name: " . state($name, $t)) && 0;
-}
-
-sub ends
-{
-	my ($t, $what, $expected) = @_;
-
-	$g->sync;
-	ok(has($_, $t, $expected), "$what: $_") foreach $g->names;
-	return;
-}
-
-sub captured
-{
-	my ($name) = @_;
-	return $g->sql($name, 'SELECT replp2p.wait_for_token(replp2p.current_token())');
-}
-
 sub apply_waits
 {
 	my ($name) = @_;
@@ -84,14 +51,14 @@ $g->sql('b', "SELECT replp2p.pause_apply()");
 $g->sql('a', "INSERT INTO made VALUES (1, 10)");
 $g->sql('b', "INSERT INTO made VALUES (2, 10)");
 $g->sql($_, "SELECT replp2p.resume_apply()") foreach 'a', 'b';
-ok(has($_, 'made', '2 10 0 | 1 10 0'), "one displaces the other on $_") foreach 'a', 'b';
+ok($g->has($_, 'made', '2 10 0 | 1 10 0'), "one displaces the other on $_") foreach 'a', 'b';
 $g->sql('c', "TRUNCATE made");
 $g->sql('c', "SELECT replp2p.resume_apply()");
-ends('made', 'a truncate keeps the displaced row that the function wants', '2 10 0 | 1 10 0');
+$g->ends('made', 'a truncate keeps the displaced row that the function wants', '2 10 0 | 1 10 0');
 $g->sql('b', "DELETE FROM made WHERE id = 2");
-ends('made', 'it comes back', '1 10 0 | none');
+$g->ends('made', 'it comes back', '1 10 0 | none');
 $g->sql('b', "TRUNCATE made");
-ends('made', 'and goes by a truncate that has seen it', 'none | none');
+$g->ends('made', 'and goes by a truncate that has seen it', 'none | none');
 
 # A local delete which is decoded while apply finds out who is in the way of a row of that key.
 foreach my $t (@tables)
@@ -108,19 +75,19 @@ foreach my $t (@tables)
 	kill 'CONT', $pid;
 	$g->sql_all('SELECT replp2p.resume_apply()');
 	# the function keeps the older, which is an update here
-	ends($t, "$t: a delete decoded meanwhile", $t eq 'made' ? '2 20 0 | 1 20 1' : '2 20 0 | none');
+	$g->ends($t, "$t: a delete decoded meanwhile", $t eq 'made' ? '2 20 0 | 1 20 1' : '2 20 0 | none');
 	$g->sql('c', "DELETE FROM $t");
 	$g->sql('c', "DELETE FROM $t");
 	$g->sync;
 	$g->sql('a', "TRUNCATE $t");
-	ends($t, "$t: empty again", 'none | none');
+	$g->ends($t, "$t: empty again", 'none | none');
 }
 
 # While a row is being displaced, whoever inserts its key waits for apply, and so has seen it.
 $g->sql_all('SELECT replp2p.pause_apply()');
 $g->sql('b', "BEGIN; INSERT INTO made VALUES (1, 30); INSERT INTO other VALUES (1); COMMIT");
 $g->sql('a', "INSERT INTO made VALUES (2, 30)");
-captured('a');
+$g->captured('a');
 my $lock = $g->node('a')->background_psql('postgres');
 $lock->query_safe('BEGIN; LOCK TABLE other');
 $g->sql('a', 'SELECT replp2p.resume_apply()');
@@ -138,7 +105,7 @@ $lock->query_safe('COMMIT');
 $lock->quit;
 $client->quit;
 $g->sql_all('SELECT replp2p.resume_apply()');
-ends('made', 'and has written over it', '1 31 0, 2 30 0 | none');
+$g->ends('made', 'and has written over it', '1 31 0, 2 30 0 | none');
 
 # A client writes over a displaced row that has counted. He is waited for before that is forgotten; and if his own row
 # is displaced before both were added up, it is with the sum.
@@ -150,13 +117,13 @@ sub write_over
 	$g->sql('b', "SELECT replp2p.pause_apply()");
 	kill 'STOP', $pid;
 	$g->sql('a', $on_a);
-	captured('a') if $worker eq 'apply';
+	$g->captured('a') if $worker eq 'apply';
 	$g->sql('b', $on_b);
 	ok($worker eq 'apply' ? $g->eventually('a', "SELECT lag_transactions > 0 FROM replp2p.stat_lag WHERE origin = 'b'") :
 		apply_waits('a'), "$what: $worker is behind");
 	kill 'CONT', $pid;
 	$g->sql('b', "SELECT replp2p.resume_apply()");
-	ends('summed', $what, $expected);
+	$g->ends('summed', $what, $expected);
 	return;
 }
 
@@ -175,11 +142,11 @@ sub displace
 
 $g->sql('b', "INSERT INTO summed VALUES (3, 3)");
 displace('1, 50, 5', '2, 50, 7');
-ends('summed', 'a counter is displaced', '2 50 7, 3 3 0 | 1 50 5');
+$g->ends('summed', 'a counter is displaced', '2 50 7, 3 3 0 | 1 50 5');
 write_over('capture', "BEGIN; DELETE FROM summed WHERE id = 2; INSERT INTO summed VALUES (1, 51, 20); COMMIT",
 	"UPDATE summed SET n = 1 WHERE id = 3", 'written over', '1 51 25, 3 3 1 | none');
 displace('4, 60, 5', '5, 60, 7');
-ends('summed', 'another one', '1 51 25, 3 3 1, 5 60 7 | 4 60 5');
+$g->ends('summed', 'another one', '1 51 25, 3 3 1, 5 60 7 | 4 60 5');
 write_over('apply', "INSERT INTO summed VALUES (4, 61, 20)", "UPDATE summed SET u = 61 WHERE id = 5",
 	'written over and displaced', '1 51 25, 3 3 1, 5 61 7 | 4 61 25');
 write_over('apply', "TRUNCATE summed", "INSERT INTO summed VALUES (4, 62, 30)",
@@ -191,19 +158,19 @@ $g->sql_all('SELECT replp2p.pause_apply()');
 $g->sql('a', 'INSERT INTO summed VALUES (7, 80, 5)');
 $g->sql('b', 'INSERT INTO summed VALUES (8, 80, 7)');
 $g->sql('c', "SELECT replp2p.resume_apply('a')");
-ok(has('c', 'summed', '4 62 30, 7 80 5 | none'), 'not displaced on c');
+ok($g->has('c', 'summed', '4 62 30, 7 80 5 | none'), 'not displaced on c');
 $g->sql('c', "SELECT replp2p.pause_apply('a')");
 $g->sql($_, 'SELECT replp2p.resume_apply()') foreach 'a', 'b';
-ok(has($_, 'summed', '4 62 30, 8 80 7 | 7 80 5'), "displaced on $_") foreach 'a', 'b';
+ok($g->has($_, 'summed', '4 62 30, 8 80 7 | 7 80 5'), "displaced on $_") foreach 'a', 'b';
 my $worker = $g->pid('a', 'apply');
 kill 'STOP', $worker;
 $g->sql('a', 'INSERT INTO summed VALUES (7, 81, 20)');
-captured('a');
+$g->captured('a');
 $g->sql('c', 'DELETE FROM summed WHERE id = 7');
 ok($g->eventually('a', "SELECT lag_transactions > 0 FROM replp2p.stat_lag WHERE origin = 'c'"), 'apply is behind');
 kill 'CONT', $worker;
 $g->sql('c', 'SELECT replp2p.resume_apply()');
-ends('summed', 'deleted by who has seen neither', '4 62 30, 8 80 7 | none');
+$g->ends('summed', 'deleted by who has seen neither', '4 62 30, 8 80 7 | none');
 
 # A local truncate is decoded while a row is displaced by what was inserted after it. The row has a greater handler
 # epoch, so it stays, and comes back, though the truncate is later.
@@ -211,11 +178,11 @@ $g->sql_all('SELECT replp2p.pause_apply()');
 $g->sql('a', 'INSERT INTO changed VALUES (3, 30)');
 $g->sql('b', 'INSERT INTO changed VALUES (4, 30)');
 $g->sql_all('SELECT replp2p.resume_apply()');
-ends('changed', 'there is a displaced row', '4 30 0 | 3 30 0');
+$g->ends('changed', 'there is a displaced row', '4 30 0 | 3 30 0');
 $g->sql_all('SELECT replp2p.pause_apply()');
 $g->sql('a', "SELECT replp2p.set_conflict_handler('changed', 'custom', 'newer(changed, changed, replp2p.conflict)')");
 $g->sql('a', 'INSERT INTO changed VALUES (1, 10)');
-captured('a');
+$g->captured('a');
 my $capture = $g->sql('b', 'SELECT pid FROM replp2p.stat_capture');
 kill 'STOP', $capture;
 $g->sql('b', 'BEGIN; TRUNCATE changed; INSERT INTO changed VALUES (2, 10); COMMIT');
@@ -223,9 +190,9 @@ $g->sql('b', 'SELECT replp2p.resume_apply()');
 ok(apply_waits('b'), 'apply waits for a truncate');
 kill 'CONT', $capture;
 $g->sql_all('SELECT replp2p.resume_apply()');
-ends('changed', 'a truncate of a lesser handler epoch', '2 10 0 | 1 10 0');
+$g->ends('changed', 'a truncate of a lesser handler epoch', '2 10 0 | 1 10 0');
 $g->sql('b', 'DELETE FROM changed WHERE id = 2');
-ends('changed', 'and the row comes back', '1 10 0 | none');
+$g->ends('changed', 'and the row comes back', '1 10 0 | none');
 
 # Versions that are stable and in no key set: those of displaced rows stand with them, those of rows in the table were pinned.
 sub forget_stable
@@ -243,18 +210,18 @@ $g->sql('a', 'INSERT INTO chain VALUES (3, 30, 20), (5, 50, 51)');
 $g->sql('b', 'INSERT INTO chain VALUES (1, 10, 20), (6, 50, 52)');
 $g->sql('c', 'INSERT INTO chain VALUES (2, 10, 40), (7, 50, 53)');
 $g->sql_all('SELECT replp2p.resume_apply()');
-ends('chain', 'who is displaced displaces nobody', '2 10 40, 3 30 20, 7 50 53 | 1 10 20, 5 50 51, 6 50 52');
+$g->ends('chain', 'who is displaced displaces nobody', '2 10 40, 3 30 20, 7 50 53 | 1 10 20, 5 50 51, 6 50 52');
 $g->sync;
 forget_stable($_, "'a', 'b', 'c'") foreach $g->names;
-ends('chain', 'and so it stays', '2 10 40, 3 30 20, 7 50 53 | 1 10 20, 5 50 51, 6 50 52');
+$g->ends('chain', 'and so it stays', '2 10 40, 3 30 20, 7 50 53 | 1 10 20, 5 50 51, 6 50 52');
 $g->sql('a', 'DELETE FROM chain WHERE id = 2');
-ends('chain', 'who comes back displaces another', '1 10 20, 7 50 53 | 3 30 20, 5 50 51, 6 50 52');
+$g->ends('chain', 'who comes back displaces another', '1 10 20, 7 50 53 | 3 30 20, 5 50 51, 6 50 52');
 $g->sql('b', 'DELETE FROM chain WHERE id = 7');
-ends('chain', 'who comes back is greater than who stays displaced', '1 10 20, 6 50 52 | 3 30 20, 5 50 51');
+$g->ends('chain', 'who comes back is greater than who stays displaced', '1 10 20, 6 50 52 | 3 30 20, 5 50 51');
 $g->sql('c', 'DELETE FROM chain WHERE id = 6');
-ends('chain', 'the third comes back', '1 10 20, 5 50 51 | 3 30 20');
+$g->ends('chain', 'the third comes back', '1 10 20, 5 50 51 | 3 30 20');
 $g->sql('c', 'DELETE FROM chain WHERE id = 1');
-ends('chain', 'all are back', '3 30 20, 5 50 51 | none');
+$g->ends('chain', 'all are back', '3 30 20, 5 50 51 | none');
 
 # A row that comes back under its greatest version, which is this node's own, was made of more than is known of by now. It is
 # not folded again. (a applies nothing, so that only what a wrote gets stable.)
@@ -264,16 +231,16 @@ $g->sql_all('SELECT replp2p.pause_apply()');
 $g->sql($_->[0], "UPDATE folded SET u = $_->[1], n = '$_->[0]' WHERE id = 1") foreach [ 'a', 50 ], [ 'c', 51 ], [ 'b', 50 ];
 $g->sql('c', "INSERT INTO folded VALUES (2, 50, 'c')");
 $g->sql($_, 'SELECT replp2p.resume_apply()') foreach 'b', 'c';
-ok(has($_, 'folded', '2 50 c | 1 50 ((a>c)>b)'), "made of three, and displaced on $_") foreach 'b', 'c';
+ok($g->has($_, 'folded', '2 50 c | 1 50 ((a>c)>b)'), "made of three, and displaced on $_") foreach 'b', 'c';
 $g->sql('b', 'DELETE FROM folded WHERE id = 2');
-ok(has($_, 'folded', '1 50 ((a>c)>b) | none'), "it comes back on $_") foreach 'b', 'c';
-captured('b');
+ok($g->has($_, 'folded', '1 50 ((a>c)>b) | none'), "it comes back on $_") foreach 'b', 'c';
+$g->captured('b');
 forget_stable('b', "'a'");
 is($g->sql('b', "SELECT bool_or(stable_seq = stored_seq) FROM replp2p.stat_log WHERE origin IN ('b', 'c')"), 'f', 'what the others wrote is not');
 $g->sql('b', 'INSERT INTO other VALUES (2)');
-captured('b');
+$g->captured('b');
 $g->sql('a', 'SELECT replp2p.resume_apply()');
-ends('folded', 'it is not made anew of two', '1 50 ((a>c)>b) | none');
+$g->ends('folded', 'it is not made anew of two', '1 50 ((a>c)>b) | none');
 
 $g->stop;
 done_testing();

@@ -76,9 +76,6 @@ sub ends
 	return;
 }
 
-# Wait until what a node has committed is in its log.
-sub captured { return $g->sql($_[0], 'SELECT replp2p.wait_for_token(replp2p.current_token())') }
-
 # Conflicts that are stable when the others begin, and in no change log any more.
 $g->sql_all('SELECT replp2p.pause_apply()');
 $g->sql('a', "UPDATE plain SET u = 20, v = 'a' WHERE id = 21; UPDATE kept SET v = 'a' WHERE id = 5; UPDATE summed SET u = 20, n = n + 1 WHERE id = 21");
@@ -147,7 +144,7 @@ UPDATE merged SET n = n + 1000, hi = 20 WHERE id = 1;
 DELETE FROM merged WHERE id = 2;
 UPDATE summed SET n = n + 1000 WHERE id IN (1, 8);
 SQL
-captured('c');
+$g->captured('c');
 
 # b does not see what a writes, when d begins to copy.
 sub apart
@@ -156,7 +153,7 @@ sub apart
 
 	$g->sql('b', "SELECT replp2p.pause_apply('a')");
 	$g->sql('a', $on_a);
-	captured('a');
+	$g->captured('a');
 	$g->sql('b', $on_b);
 	return;
 }
@@ -258,7 +255,7 @@ UPDATE kept SET v = 'late' WHERE id = 3;
 UPDATE made SET v = 'late' WHERE id = 3;
 UPDATE summed SET n = n + 1000 WHERE id = 2;
 SQL
-captured('c');
+$g->captured('c');
 
 # c meets them all.
 $g->node('d')->append_conf('postgresql.conf', "replp2p.unreachable_peers = ''\n");

@@ -31,33 +31,6 @@ $g->sql('a', "SELECT replp2p.set_conflict_handler('made', 'custom', 'older(made,
 $g->sync;
 $g->eventually($_, "SELECT count(*) = 0 FROM replp2p.table_handlers WHERE NOT settled") foreach $g->names;
 
-# What stands in a table, and what is displaced.
-sub state
-{
-	my ($name, $t) = @_;
-	return $g->sql($name, <<"SQL");
-SELECT coalesce(string_agg(concat_ws(' ', id, u, n), ', ' ORDER BY id), 'none') || ' | ' ||
-	(SELECT coalesce(string_agg(concat_ws(' ', row ->> 'id', row ->> 'u', row ->> 'n'), ', ' ORDER BY key), 'none')
-	 FROM replp2p.displaced WHERE relation = '$t'::regclass) FROM $t
-SQL
-}
-
-# Wait until a node has this in a table.
-sub has
-{
-	my ($name, $t, $expected) = @_;
-	return $g->wait_until(sub { state($name, $t) eq $expected }) || diag("$name: " . state($name, $t)) && 0;
-}
-
-sub ends
-{
-	my ($t, $what, $expected) = @_;
-
-	$g->sync;
-	ok(has($_, $t, $expected), "$what: $_") foreach $g->names;
-	return;
-}
-
 # Two rows of one value, the first of them displaced.
 sub displace
 {
@@ -114,14 +87,14 @@ foreach my $restart (0, 1)
 		ok(stable('a'), "$what: and again");
 	}
 	refuse(undef);
-	ends('summed', $what, $restart ? '1 10 26, 3 30 28 | none' : '1 10 26 | none');
+	$g->ends('summed', $what, $restart ? '1 10 26, 3 30 28 | none' : '1 10 26 | none');
 }
 
 # Apply learns of the counter before it judges what was written with it. It has read changes of the table before, and
 # need not look at the table again: old values are logged all the time.
 $g->sql_all('ALTER TABLE later REPLICA IDENTITY FULL');
 displace('later', '1, 10, 5', '2, 10, 7');
-ends('later', 'no counter yet', '2 10 7 | 1 10 5');
+$g->ends('later', 'no counter yet', '2 10 7 | 1 10 5');
 my $stopped = $g->node('a')->data_dir . '/replp2p/stopped_at_displaced_before_follow';
 my $pid = $g->pid('a', 'apply');
 $g->set('a', 'replp2p.crash_point', 'stop:displaced_before_follow');
@@ -135,10 +108,10 @@ foreach my $round (1, 2)
 }
 $g->sql('a', "SELECT replp2p.set_column_merge('later', 'n', 'counter')");
 $g->sql('a', "INSERT INTO later VALUES (1, 11, 20)");
-$g->sql('a', "SELECT replp2p.wait_for_token(replp2p.current_token())");
+$g->captured('a');
 kill 'CONT', $pid;
 $g->set('a', 'replp2p.crash_point', undef);
-ends('later', 'a counter was set meanwhile', '1 11 25, 2 10 9 | none');
+$g->ends('later', 'a counter was set meanwhile', '1 11 25, 2 10 9 | none');
 
 # Of two concurrent versions the one that has seen a change of the handler wins, though its stamp be less. When the change is
 # settled, and the table no longer tracked, nothing tells of that but what stands there, or is displaced.
@@ -159,16 +132,16 @@ $g->sql('b', "UPDATE ruled SET u = id * 10");
 $g->sql('a', "UPDATE ruled SET n = 1 WHERE id = 1; DELETE FROM ruled WHERE id = 3; DELETE FROM ruled WHERE id = 5");
 $g->sql('a', "INSERT INTO ruled VALUES (2, 10), (4, 30), (6, 50)");
 $g->sql_all('SELECT replp2p.resume_apply()');
-ends('ruled', 'displaced, after they beat greater stamps', '2 10 0, 4 30 0, 6 50 0 | 1 10 0, 3 30 0, 5 50 0');
+$g->ends('ruled', 'displaced, after they beat greater stamps', '2 10 0, 4 30 0, 6 50 0 | 1 10 0, 3 30 0, 5 50 0');
 handlers_settled();
 $g->sql('b', "DELETE FROM ruled WHERE id = 4");
-ends('ruled', 'one comes back', '2 10 0, 3 30 0, 6 50 0 | 1 10 0, 5 50 0');
+$g->ends('ruled', 'one comes back', '2 10 0, 3 30 0, 6 50 0 | 1 10 0, 5 50 0');
 $g->node('a')->restart;
 $g->up('a');
 $g->sql('b', "DELETE FROM ruled WHERE id = 6");
-ends('ruled', 'another one, after a restart', '2 10 0, 3 30 0, 5 50 0 | 1 10 0');
+$g->ends('ruled', 'another one, after a restart', '2 10 0, 3 30 0, 5 50 0 | 1 10 0');
 $g->sql('b', "DELETE FROM ruled WHERE id = 2");
-ends('ruled', 'and one whose key had been written here', '1 10 0, 3 30 0, 5 50 0 | none');
+$g->ends('ruled', 'and one whose key had been written here', '1 10 0, 3 30 0, 5 50 0 | none');
 
 # c has not seen what a wrote: so that stays, and what b wrote goes from b's memory when apply starts anew.
 sub apply_anew
@@ -186,17 +159,17 @@ $g->sql('b', "SELECT replp2p.pause_apply()");
 $g->sql('a', "INSERT INTO made VALUES (1, 70)");
 $g->sql('b', "INSERT INTO made VALUES (1, 71)");
 $g->sql('b', "SELECT replp2p.resume_apply()");
-ok(has($_, 'made', $_ eq 'c' ? '1 71 0 | none' : '1 70 0 | none'), "made of two versions: $_") foreach $g->names;
+ok($g->has($_, 'made', $_ eq 'c' ? '1 71 0 | none' : '1 70 0 | none'), "made of two versions: $_") foreach $g->names;
 ok(stable('b'), 'the greater of them is stable');
 ok(apply_anew('b'), 'and forgotten');
 $g->sql('c', "INSERT INTO made VALUES (2, 70)");
-ok(has('b', 'made', '2 70 0 | 1 70 0'), 'the row is displaced');
+ok($g->has('b', 'made', '2 70 0 | 1 70 0'), 'the row is displaced');
 $g->sql('c', "SELECT replp2p.resume_apply('a')");
-ends('made', 'everywhere', '2 70 0 | 1 70 0');
+$g->ends('made', 'everywhere', '2 70 0 | 1 70 0');
 $g->node('b')->restart;
 $g->up('b');
 $g->sql('c', "DELETE FROM made WHERE id = 2");
-ends('made', 'it comes back after a restart', '1 70 0 | none');
+$g->ends('made', 'it comes back after a restart', '1 70 0 | none');
 
 # Row 1 has beaten a greater stamp, between which and its own is that of row 8: it is less than that, which row 9 displaces.
 $g->sql('a', "SELECT replp2p.set_conflict_handler('two', 'vector_clock')");
@@ -210,13 +183,13 @@ $g->sql('b', "UPDATE two SET u = 80 WHERE id = 1");
 $g->sql('c', "INSERT INTO two VALUES (8, 80, 90)");
 $g->sql('a', "UPDATE two SET n = 1 WHERE id = 1; INSERT INTO two VALUES (9, NULL, 90)");
 $g->sql_all('SELECT replp2p.resume_apply()');
-ends('two', 'not in the way of who is displaced', '1 80 0, 9 0 | 8 80 0');
+$g->ends('two', 'not in the way of who is displaced', '1 80 0, 9 0 | 8 80 0');
 handlers_settled();
 $g->add_cluster('d');
 $g->join('d', 'a');
-ends('two', 'the same on a joiner', '1 80 0, 9 0 | 8 80 0');
+$g->ends('two', 'the same on a joiner', '1 80 0, 9 0 | 8 80 0');
 $g->sql('b', "DELETE FROM two WHERE id = 9");
-ends('two', 'who comes back displaces it', '8 80 0 | 1 80 0');
+$g->ends('two', 'who comes back displaces it', '8 80 0 | 1 80 0');
 
 $g->stop;
 done_testing();

@@ -349,6 +349,42 @@ SQL
 	}
 }
 
+# Wait until what a node has committed is in its change log.
+sub captured
+{
+	my ($self, $name) = @_;
+	return $self->sql($name, 'SELECT replp2p.wait_for_token(replp2p.current_token())');
+}
+
+# What stands in a table of id, u and n, and what is displaced.
+sub rows_and_displaced
+{
+	my ($self, $name, $t) = @_;
+	return $self->sql($name, <<"SQL");
+SELECT coalesce(string_agg(concat_ws(' ', id, u, n), ', ' ORDER BY id), 'none') || ' | ' ||
+	(SELECT coalesce(string_agg(concat_ws(' ', row ->> 'id', row ->> 'u', row ->> 'n'), ', ' ORDER BY key), 'none')
+	 FROM replp2p.displaced WHERE relation = '$t'::regclass) FROM $t
+SQL
+}
+
+# Wait until a node has this in it.
+sub has
+{
+	my ($self, $name, $t, $expected) = @_;
+	return $self->wait_until(sub { $self->rows_and_displaced($name, $t) eq $expected }) ||
+		diag("$name: " . $self->rows_and_displaced($name, $t)) && 0;
+}
+
+# One test for each node: it ends with this in it.
+sub ends
+{
+	my ($self, $t, $what, $expected) = @_;
+
+	$self->sync;
+	ok($self->has($_, $t, $expected), "$what: $_") foreach $self->names;
+	return;
+}
+
 # One test for each node: it can apply what each origin has for it.
 sub none_stands_still
 {

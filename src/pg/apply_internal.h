@@ -1,8 +1,9 @@
 /*
  * apply_internal.h
  *	  Shared by the files of the apply worker only: apply.c (scheduling),
- *	  apply_commit.c (one local commit), apply_stream.c (reading an origin's transactions), apply_early.c, apply_change.c (one
- *	  change against the rows here), apply_row.c, conflict_history.c, failed_changes.c.
+ *	  apply_commit.c (one local commit), apply_stream.c (reading an origin's transactions),
+ *	  apply_early.c, apply_change.c (one change against the rows here), apply_row.c,
+ *	  conflict_history.c, failed_changes.c.
  */
 #ifndef RP_APPLY_INTERNAL_H
 #define RP_APPLY_INTERNAL_H

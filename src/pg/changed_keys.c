@@ -115,16 +115,13 @@ relation_required(FunctionCallInfo fcinfo)
 	return relid;
 }
 
-/* Read what export_snapshot gave: a vector, and a stamp that does not matter here. */
+/* Read what export_snapshot gave: a vector, and a stamp that does not matter here; ERROR if that is malformed. */
 static void
 vector_read(bytea *bytes, P2pVector *vector)
 {
-	P2pReader	r;
+	P2pStamp	stamp;
 
-	p2p_reader_init(&r, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
-	p2p_get_vector(&r, vector);
-	(void) p2p_get_i64(&r);
-	if (r.bad || p2p_reader_left(&r) != 0)
+	if (!rp_snapshot_vector_read(VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes), vector, &stamp))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a vector is malformed"),

@@ -333,7 +333,6 @@ others_copy(RpJoin *join)
 									 "  OR (n.nspname <> 'replp2p' AND x.condition IS NOT NULL))"
 									 " AND NOT EXISTS (SELECT FROM replp2p.excluded_tables e WHERE e.relation = c.oid)"
 									 " ORDER BY n.nspname, c.relname");
-	RpCatalog	catalog;
 
 	for (int i = 0; i < rows->nrows; i++)
 	{
@@ -355,10 +354,8 @@ others_copy(RpJoin *join)
 								 rel, rp_join_columns(rel), false);
 		table_close(rel, NoLock);
 	}
-	rp_catalog_open(&catalog);
 	/* seqs of the sponsor's own; this node has written nothing yet */
-	rp_catalog_run("UPDATE replp2p.displaced_rows SET known_seq = 0", SPI_OK_UPDATE, NULL, 0);
-	rp_catalog_close(&catalog);
+	rp_catalog_execute("UPDATE replp2p.displaced_rows SET known_seq = 0", SPI_OK_UPDATE, NULL, 0);
 }
 
 /* Set a sequence here to where it is at the donor. */

@@ -21,6 +21,7 @@
 #include "catalog.h"
 #include "identity.h"
 #include "join_internal.h"
+#include "snapshot.h"
 #include "worker.h"
 
 /* Snapshots that have no version vector in a row (snapshot.c). */
@@ -138,13 +139,9 @@ vector_read(RpJoin *join, const char *hex)
 {
 	size_t		length = strlen(hex) / 2;
 	uint8	   *bytes = palloc(length + 1);
-	P2pReader	r;
 
 	(void) hex_decode(hex, length * 2, (char *) bytes);
-	p2p_reader_init(&r, bytes, length);
-	p2p_get_vector(&r, &join->vector);
-	join->stamp = p2p_get_i64(&r);
-	if (r.bad || p2p_reader_left(&r) != 0 || join->stamp < 0)
+	if (!rp_snapshot_vector_read(bytes, length, &join->vector, &join->stamp) || join->stamp < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("the vector of a donor's snapshot is malformed"),

@@ -141,24 +141,11 @@ rp_join_tables(RpJoin *join)
 	return tables;
 }
 
-/* Run a statement on the plan. */
-static uint64
-plan_run(const char *sql, int expected, const RpArg *args, int nargs)
-{
-	RpCatalog	catalog;
-	uint64		n;
-
-	rp_catalog_open(&catalog);
-	n = rp_catalog_run(sql, expected, args, nargs);
-	rp_catalog_close(&catalog);
-	return n;
-}
-
 /* Is there a plan? */
 bool
 rp_join_plan_is_there(void)
 {
-	return plan_run("SELECT FROM replp2p.join_steps", SPI_OK_SELECT, NULL, 0) > 0;
+	return rp_catalog_execute("SELECT FROM replp2p.join_steps", SPI_OK_SELECT, NULL, 0) > 0;
 }
 
 /* Is there a plan for this schema, and are its tables still here? */
@@ -167,10 +154,10 @@ rp_join_plan_fits(const uint8 hash[P2P_HASH_SIZE])
 {
 	RpArg		args[] = {rp_arg_bytes(hash, P2P_HASH_SIZE)};
 
-	return plan_run("SELECT FROM replp2p.join_steps WHERE step = $1 AND NOT EXISTS"
-					" (SELECT FROM replp2p.join_tables t WHERE NOT EXISTS"
-					"  (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relation))",
-					SPI_OK_SELECT, args, lengthof(args)) > 0;
+	return rp_catalog_execute("SELECT FROM replp2p.join_steps WHERE step = $1 AND NOT EXISTS"
+							  " (SELECT FROM replp2p.join_tables t WHERE NOT EXISTS"
+							  "  (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relation))",
+							  SPI_OK_SELECT, args, lengthof(args)) > 0;
 }
 
 /* Return the table here that has been made for one of the donor. */
@@ -417,8 +404,8 @@ rp_join_step_is_done(const char *statement)
 {
 	RpArg		args[] = {step_arg(statement)};
 
-	return plan_run("SELECT FROM replp2p.join_steps WHERE step = $1",
-					SPI_OK_SELECT, args, lengthof(args)) > 0;
+	return rp_catalog_execute("SELECT FROM replp2p.join_steps WHERE step = $1",
+							  SPI_OK_SELECT, args, lengthof(args)) > 0;
 }
 
 /* A statement is executed by this transaction. */
@@ -427,7 +414,7 @@ rp_join_step_done(const char *statement)
 {
 	RpArg		args[] = {step_arg(statement)};
 
-	plan_run("INSERT INTO replp2p.join_steps VALUES ($1)", SPI_OK_INSERT, args, lengthof(args));
+	rp_catalog_execute("INSERT INTO replp2p.join_steps VALUES ($1)", SPI_OK_INSERT, args, lengthof(args));
 }
 
 /* Are all indexes that were made still wanted? One step is the schema itself. */
@@ -444,7 +431,7 @@ rp_join_steps_fit(const List *statements)
 		if (OidIsValid(statement->index_on) && rp_join_step_is_done(statement->text))
 			done++;
 	}
-	return plan_run("SELECT FROM replp2p.join_steps", SPI_OK_SELECT, NULL, 0) == done + 1;
+	return rp_catalog_execute("SELECT FROM replp2p.join_steps", SPI_OK_SELECT, NULL, 0) == done + 1;
 }
 
 /* Take a piece. */
@@ -482,16 +469,16 @@ rp_join_piece_done(RpJoin *join, const RpJoinPiece *piece, int64 rows)
 		rp_arg_int8((int64) join->seen_xmin), rp_arg_int8(rows)
 	};
 
-	plan_run("UPDATE replp2p.join_pieces SET copied_from = $2, copied_xmin = $3, rows = $4"
-			 " WHERE piece = $1", SPI_OK_UPDATE, args, lengthof(args));
+	rp_catalog_execute("UPDATE replp2p.join_pieces SET copied_from = $2, copied_xmin = $3, rows = $4"
+					   " WHERE piece = $1", SPI_OK_UPDATE, args, lengthof(args));
 }
 
 /* Count the pieces that are left. */
 int64
 rp_join_pieces_left(void)
 {
-	return (int64) plan_run("SELECT FROM replp2p.join_pieces WHERE copied_from IS NULL",
-							SPI_OK_SELECT, NULL, 0);
+	return (int64) rp_catalog_execute("SELECT FROM replp2p.join_pieces WHERE copied_from IS NULL",
+									  SPI_OK_SELECT, NULL, 0);
 }
 
 /* Show the plan in stat_join. */
@@ -557,8 +544,8 @@ rp_join_renewed(RpJoin *join, Oid relation)
 		rp_arg_oid(relation), rp_arg_text(join->seen), rp_arg_int8((int64) join->seen_xmin)
 	};
 
-	plan_run("UPDATE replp2p.join_pieces SET copied_from = $2, copied_xmin = $3 WHERE relation = $1",
-			 SPI_OK_UPDATE, args, lengthof(args));
+	rp_catalog_execute("UPDATE replp2p.join_pieces SET copied_from = $2, copied_xmin = $3 WHERE relation = $1",
+					   SPI_OK_UPDATE, args, lengthof(args));
 }
 
 /* Find tables of other donors. */

@@ -46,12 +46,8 @@
 uint64
 rp_join_statement(const char *sql, int expected)
 {
-	RpCatalog	catalog;
-	uint64		n;
+	uint64		n = rp_catalog_execute(sql, expected, NULL, 0);
 
-	rp_catalog_open(&catalog);
-	n = rp_catalog_run(sql, expected, NULL, 0);
-	rp_catalog_close(&catalog);
 	CommandCounterIncrement();
 	return n;
 }

@@ -299,3 +299,14 @@ cut_encode(const Cut *cut)
 	SET_VARSIZE(result, VARHDRSZ + w.length);
 	return result;
 }
+
+bool
+rp_snapshot_vector_read(const void *bytes, size_t length, P2pVector *vector, P2pStamp *stamp)
+{
+	P2pReader	r;
+
+	p2p_reader_init(&r, bytes, length);
+	p2p_get_vector(&r, vector);
+	*stamp = p2p_get_i64(&r);
+	return !r.bad && p2p_reader_left(&r) == 0;
+}
