@@ -73,6 +73,7 @@
 #include "monotonic.h"
 #include "settings.h"
 #include "versions.h"
+#include "walread.h"
 #include "worker.h"
 
 #define TIMER_MS 1000
@@ -280,8 +281,8 @@ read_up_to(RpCapture *capture, XLogRecPtr limit)
 	XLogReaderState *reader = capture->decoding->reader;
 	uint64		records = 0;
 
-	rp_capture_read_limit(limit);
-	while (reader->EndRecPtr < limit && rp_capture_record_read(reader, capture->memory))
+	rp_wal_read_limit(limit);
+	while (reader->EndRecPtr < limit && rp_wal_record_read(reader, capture->memory))
 	{
 		record_process(capture);
 		if (++records % RP_RECORDS_PER_CHECK == 0)

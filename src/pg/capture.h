@@ -190,10 +190,6 @@ void		rp_capture_versions_put(const RpCommitRecord *commit, uint16 slot, uint64 
 
 /* Open log and slot, find the start position, make the decoding context. */
 void		rp_capture_open(RpCapture *capture);
-/* WAL may be read up to here (page_read callback of all our readers). */
-void		rp_capture_read_limit(XLogRecPtr limit);
-/* Read the next WAL record within that limit; false: none yet. memory: lives as long as the reader. */
-bool		rp_capture_record_read(XLogReaderState *reader, MemoryContext memory);
 /* A commit between the slot's and the log's position: its entries may be missing. */
 void		rp_capture_refill_note(RpCapture *capture, const RpCommitRecord *commit);
 /* The start position is reached: put the missing entries, from the log. */

@@ -57,6 +57,7 @@
 #include "hashtable.h"
 #include "monotonic.h"
 #include "versions.h"
+#include "walread.h"
 #include "worker.h"
 
 #define PLUGIN_SETTING "output_plugin_libraries"
@@ -72,8 +73,6 @@ typedef struct RefillEntry
 	TransactionId *subxacts;
 } RefillEntry;
 
-/* WAL may be read up to here; for whom. */
-static XLogRecPtr read_limit = InvalidXLogRecPtr;
 static RpCapture *reading = NULL;
 
 static void members_load(RpNode *node);
@@ -88,9 +87,6 @@ static void node_raise(RpNode *node, P2pStamp stamp, P2pStamp floor);
 static void versions_retain(RpCapture *capture);
 static bool version_is_covered(const RpVersionEntry *entry, void *arg);
 static P2pStamp stamps_read_ahead(RpCapture *capture);
-static XLogRecPtr record_at(XLogRecPtr end);
-static int page_read(XLogReaderState *reader, XLogRecPtr page, int required,
-					 XLogRecPtr target, char *buffer);
 static int page_read_waiting(XLogReaderState *reader, XLogRecPtr page, int required,
 							 XLogRecPtr target, char *buffer);
 static void refill_body(RpCapture *capture, RpLogReader *log, const P2pBatch *batch);
@@ -125,7 +121,7 @@ rp_capture_open(RpCapture *capture)
 	node_raise(capture->node, 0, stamps_read_ahead(capture));
 
 	capture->decoding = CreateDecodingContext(capture->start_lsn, NIL, false,
-											  XL_ROUTINE(.page_read = page_read,
+											  XL_ROUTINE(.page_read = rp_wal_page_read,
 														 .segment_open = wal_segment_open,
 														 .segment_close = wal_segment_close),
 											  NULL, NULL, NULL);
@@ -373,16 +369,9 @@ stamps_read_ahead(RpCapture *capture)
 	P2pStamp	greatest = 0;
 	uint64		records = 0;
 
-	reader = XLogReaderAllocate(wal_segment_size, NULL,
-								XL_ROUTINE(.page_read = page_read,
-										   .segment_open = wal_segment_open,
-										   .segment_close = wal_segment_close),
-								NULL);
-	if (reader == NULL)
-		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
-	rp_capture_read_limit(GetFlushRecPtr(NULL));
-	XLogBeginRead(reader, record_at(capture->start_lsn));
-	while (rp_capture_record_read(reader, CurrentMemoryContext))
+	reader = rp_wal_reader_open(capture->start_lsn);
+	rp_wal_read_limit(GetFlushRecPtr(NULL));
+	while (rp_wal_record_read(reader, CurrentMemoryContext))
 	{
 		RpCommitRecord commit;
 
@@ -395,68 +384,6 @@ stamps_read_ahead(RpCapture *capture)
 	return greatest;
 }
 
-/* Where the record begins that follows one that ends here. */
-static XLogRecPtr
-record_at(XLogRecPtr end)
-{
-	if (end % XLOG_BLCKSZ != 0)
-		return end;
-	return end + (XLogSegmentOffset(end, wal_segment_size) == 0 ? SizeOfXLogLongPHD :
-				  SizeOfXLogShortPHD);
-}
-
-/* WAL may be read up to here. */
-void
-rp_capture_read_limit(XLogRecPtr limit)
-{
-	read_limit = limit;
-}
-
-/*
- * Read the next WAL record; false: it is not there, or goes on behind the limit. One that is too
- * large for the reader's buffer is allocated here, and freed by the next call: so in the
- * memory that lives as long as the reader.
- */
-bool
-rp_capture_record_read(XLogReaderState *reader, MemoryContext memory)
-{
-	char	   *error = NULL;
-	MemoryContext old = MemoryContextSwitchTo(memory);
-	bool		found = XLogReadRecord(reader, &error) != NULL;
-
-	MemoryContextSwitchTo(old);
-	if (found)
-		return true;
-	if (error != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("could not read WAL at %X/%X: %s",
-						LSN_FORMAT_ARGS(reader->EndRecPtr), error),
-				 errhint("If that WAL is gone for good, have this node leave the group by "
-						 "replp2p.leave_group(force => true), and join again.")));
-	return false;
-}
-
-/* Page_read callback: what is within the limit; never waits. */
-static int
-page_read(XLogReaderState *reader, XLogRecPtr page, int required, XLogRecPtr target, char *buffer)
-{
-	TimeLineID	timeline;
-	XLogRecPtr	limit = read_limit;
-	WALReadError error;
-
-	(void) target;
-	(void) GetFlushRecPtr(&timeline);
-	XLogReadDetermineTimeline(reader, page, required, timeline);
-	if (reader->currTLI != timeline && reader->currTLIValidUntil < limit)
-		limit = reader->currTLIValidUntil;
-	if (page + required > limit)
-		return -1;
-	if (!WALRead(reader, buffer, page, XLOG_BLCKSZ, reader->currTLI, &error))
-		WALReadRaiseError(&error);
-	return (int) Min((XLogRecPtr) XLOG_BLCKSZ, limit - page);
-}
-
 /* Page_read callback for making the slot: waits for WAL, but not for a dead postmaster. */
 static int
 page_read_waiting(XLogReaderState *reader, XLogRecPtr page, int required, XLogRecPtr target,
@@ -464,9 +391,11 @@ page_read_waiting(XLogReaderState *reader, XLogRecPtr page, int required, XLogRe
 {
 	for (;;)
 	{
-		rp_capture_read_limit(GetFlushRecPtr(NULL));
-		if (page + required <= read_limit)
-			return page_read(reader, page, required, target, buffer);
+		XLogRecPtr	flushed = GetFlushRecPtr(NULL);
+
+		rp_wal_read_limit(flushed);
+		if (page + required <= flushed)
+			return rp_wal_page_read(reader, page, required, target, buffer);
 		rp_worker_wait(reading->node, RP_WORKER_CAPTURE, WAIT_FOR_WAL_MS, PG_WAIT_EXTENSION);
 	}
 }

@@ -1,0 +1,38 @@
+/*
+ * walnote.h
+ *	  What apply leaves in the WAL for this node's own later reading.
+ */
+#ifndef RP_WALNOTE_H
+#define RP_WALNOTE_H
+
+#include "postgres.h"
+
+#include "access/xlogreader.h"
+
+#include "p2p_types.h"
+
+/* ONLY APPEND: the numbers stand in WAL. */
+typedef enum RpWalNoteKind
+{
+	RP_WAL_NOTE_FLOOR = 1,		/* apply begins with stamps up to this one */
+	RP_WAL_NOTE_BATCH = 2,		/* a batch that apply commits from before the log has it durably */
+} RpWalNoteKind;
+
+typedef struct RpWalNote
+{
+	RpWalNoteKind kind;
+	P2pStamp	floor;			/* FLOOR */
+	const void *batch;			/* BATCH: as in the log, in the reader's memory */
+	uint32		length;
+} RpWalNote;
+
+/* The largest batch that can be noted, in bytes. */
+#define RP_WAL_NOTE_MAX_BATCH 8192
+
+/* Insert a note; nothing is flushed. */
+void		rp_wal_note_floor(P2pStamp floor);
+void		rp_wal_note_batch(const void *batch, uint32 length);
+/* Parse the record under the reader; false: it is no note, or of another database. */
+bool		rp_wal_note_parse(XLogReaderState *reader, RpWalNote *note);
+
+#endif							/* RP_WALNOTE_H */
