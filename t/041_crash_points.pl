@@ -19,7 +19,9 @@ my %where = (
 	apply => { b => 'apply' },
 	displaced => { b => 'apply' },
 	serve => { a => 'exchange' },	# a backend that serves a peer
-	log => { a => 'capture', b => 'gossip' });	# the own log, and that of another origin
+	log => { a => 'capture', b => 'gossip' },	# the own log, and that of another origin
+	own => { a => 'capture' },
+	foreign => { b => 'gossip' });
 
 my %points;
 foreach my $file (glob('src/pg/*.c src/core/*.c'))

@@ -97,6 +97,7 @@ static void put_position(RpLogWriter *writer);
 static void prepare(RpLogWriter *writer);
 static void put_zeros(RpLogWriter *writer);
 static void make_durable(RpLogWriter *writer);
+static void lose_tail(RpLogWriter *writer);
 static void rotate(RpLogWriter *writer);
 static void leave_segment(RpLogWriter *writer);
 static bool rotate_own(RpLogWriter *writer);
@@ -430,6 +431,7 @@ make_durable(RpLogWriter *writer)
 	int			result;
 	int			saved_errno;
 
+	lose_tail(writer);
 	pgstat_report_wait_start(WAIT_EVENT_DATA_FILE_SYNC);
 	result = pg_fdatasync(writer->fd);
 	pgstat_report_wait_end();
@@ -442,6 +444,27 @@ make_durable(RpLogWriter *writer)
 	ereport(ERROR,
 			(errcode_for_file_access(),
 			 errmsg("could not fsync change log \"%s\": %m", writer->folder)));
+}
+
+/*
+ * In test builds: lose what is not durable and the process with it, as if the power had gone
+ * before the sync, but for the WAL.
+ */
+static void
+lose_tail(RpLogWriter *writer)
+{
+	if (writer->now.length == writer->synced.length)
+		return;
+	if (writer->own && RP_CRASH_POINT_IS_ARMED("own_tail_lost"))
+	{
+		cut_back(writer, LOG);
+		RP_CRASH_POINT("own_tail_lost");
+	}
+	if (!writer->own && RP_CRASH_POINT_IS_ARMED("foreign_tail_lost"))
+	{
+		cut_back(writer, LOG);
+		RP_CRASH_POINT("foreign_tail_lost");
+	}
 }
 
 /* Cut the segment back to what is durable; a segment of which nothing is goes. */

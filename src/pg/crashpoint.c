@@ -27,6 +27,8 @@
 /* "stop:NAME" stops the process there instead, until SIGCONT. */
 #define STOP_PREFIX "stop:"
 
+static bool point_find(const char *name, bool *stop, char *path);
+
 /* Leave at once, or stop, if the setting names this point and nobody did so here before. */
 void
 rp_crash_point_reached(const char *name)
@@ -35,12 +37,8 @@ rp_crash_point_reached(const char *name)
 	int			marker;
 	bool		stop;
 
-	if (rp_crash_point == NULL)
+	if (!point_find(name, &stop, path))
 		return;
-	stop = strncmp(rp_crash_point, STOP_PREFIX, strlen(STOP_PREFIX)) == 0;
-	if (strcmp(rp_crash_point + (stop ? strlen(STOP_PREFIX) : 0), name) != 0)
-		return;
-	snprintf(path, sizeof(path), "%s/%s_at_%s", RP_DIRECTORY, stop ? "stopped" : "crashed", name);
 	marker = open(path, O_CREAT | O_EXCL | O_WRONLY | PG_BINARY, pg_file_create_mode);
 	if (marker < 0 && errno == EEXIST)
 		return;
@@ -52,6 +50,29 @@ rp_crash_point_reached(const char *name)
 	}
 	write_stderr("replp2p: crash point %s\n", name);
 	_exit(2);
+}
+
+/* Would this process leave, or stop, at this point? */
+bool
+rp_crash_point_is_armed(const char *name)
+{
+	char		path[MAXPGPATH];
+	bool		stop;
+
+	return point_find(name, &stop, path) && access(path, F_OK) != 0;
+}
+
+/* Does the setting name this point? Then say how, and the path of its marker. */
+static bool
+point_find(const char *name, bool *stop, char *path)
+{
+	if (rp_crash_point == NULL)
+		return false;
+	*stop = strncmp(rp_crash_point, STOP_PREFIX, strlen(STOP_PREFIX)) == 0;
+	if (strcmp(rp_crash_point + (*stop ? strlen(STOP_PREFIX) : 0), name) != 0)
+		return false;
+	snprintf(path, MAXPGPATH, "%s/%s_at_%s", RP_DIRECTORY, *stop ? "stopped" : "crashed", name);
+	return true;
 }
 
 #endif							/* RP_CRASH_POINTS */
