@@ -62,17 +62,28 @@ rp_crash_point_is_armed(const char *name)
 	return point_find(name, &stop, path) && access(path, F_OK) != 0;
 }
 
-/* Does the setting name this point? Then say how, and the path of its marker. */
+/* Does the setting name this point, perhaps among others? Then say how, and the path of its marker. */
 static bool
 point_find(const char *name, bool *stop, char *path)
 {
-	if (rp_crash_point == NULL)
-		return false;
-	*stop = strncmp(rp_crash_point, STOP_PREFIX, strlen(STOP_PREFIX)) == 0;
-	if (strcmp(rp_crash_point + (*stop ? strlen(STOP_PREFIX) : 0), name) != 0)
-		return false;
-	snprintf(path, MAXPGPATH, "%s/%s_at_%s", RP_DIRECTORY, *stop ? "stopped" : "crashed", name);
-	return true;
+	const char *at = rp_crash_point;
+	size_t		length = strlen(name);
+
+	while (at != NULL)
+	{
+		*stop = strncmp(at, STOP_PREFIX, strlen(STOP_PREFIX)) == 0;
+		if (*stop)
+			at += strlen(STOP_PREFIX);
+		if (strncmp(at, name, length) == 0 && (at[length] == '\0' || at[length] == ','))
+		{
+			snprintf(path, MAXPGPATH, "%s/%s_at_%s", RP_DIRECTORY, *stop ? "stopped" : "crashed", name);
+			return true;
+		}
+		at = strchr(at, ',');
+		if (at != NULL)
+			at++;
+	}
+	return false;
 }
 
 #endif							/* RP_CRASH_POINTS */
