@@ -21,7 +21,7 @@ use Torture::Group;
 use Torture::Nemesis;
 
 my @WORKLOADS = qw(Inserts Bank Storm Edits Appends Moves);
-my @NEMESES = qw(Kill Pause Crash Partition Clock Disk Damage);
+my @NEMESES = qw(Kill Pause Crash Power Partition Clock Disk Damage);
 
 # Seconds that things may take before it is called a finding that they have not happened.
 my $PROGRESS_SECONDS = 120;

@@ -71,6 +71,7 @@ deadlock_timeout = 200ms
 log_line_prefix = '%m [%p] %b '
 log_min_messages = warning
 replp2p.conflict_history_rows = 10000000
+include_if_exists = 'crash_point.conf'
 CONF
 	close $file or die "postgresql.conf: $!\n";
 }
@@ -229,6 +230,24 @@ sub value
 {
 	my ($self, $sql) = @_;
 	return $self->session->value($sql);
+}
+
+# Have the next process that comes by this crash point die there (crashpoint.h); undef: none. The
+# server need not be up for it.
+sub crash_at
+{
+	my ($self, $point) = @_;
+	my $path = "$self->{data}/crash_point.conf";
+	my $pid = $self->postmaster;
+
+	unlink $path;
+	if (defined $point)
+	{
+		open my $file, '>', $path or die "$path: $!\n";
+		print $file "replp2p.crash_point = '$point'\n";
+		close $file or die "$path: $!\n";
+	}
+	kill 'HUP', $pid if $pid;
 }
 
 # How its peers reach it; by way of another port, that of a link.
