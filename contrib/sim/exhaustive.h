@@ -73,7 +73,12 @@ typedef struct Setting
 
 /* Mistakes, to see that they are found. One word each on the command line. */
 #define PLANTS(X) \
-	X(no_floor, "the floor is not raised before apply looks") \
+	X(no_floor, "no note says before apply looks with which stamp it does") \
+	X(late_floor, "the note stands behind the look-ups of what it is for") \
+	X(floor_as_read, "the floor is that of the moment when capture reads, not that of the WAL's order") \
+	X(unmoved, "what is applied is looked for where it was before lower local versions were read") \
+	X(no_batch_note, "what its log may yet lose is applied without a note of its batch") \
+	X(unread_batch_notes, "logs are read after a power loss before noted batches are back in them") \
 	X(all_acked, "forgotten once all have it, though older writes of theirs may be on the way") \
 	X(last_arrival, "whoever comes last stands") \
 	X(no_tombstone, "deletes are not remembered") \
@@ -218,7 +223,11 @@ typedef struct Node
 	uint8_t		captured;		/* of its own, known to the sets */
 	uint8_t		forgotten;		/* stable, and dropped */
 	uint8_t		acting;			/* transaction + 1 being applied */
-	uint8_t		begun;			/* greatest transaction + 1 that apply has begun: the floor */
+	uint8_t		begun;			/* greatest transaction + 1 that apply has noted in the WAL: the floor */
+	uint8_t		batch_noted;	/* of others: commits with their batches in front of them in the WAL */
+	uint8_t		out;			/* own transaction + 1 that others have, and the own log has lost; 0: none yet */
+	bool		forked;			/* it was read again, and came out differently */
+	bool		gone;			/* something is applied that neither the logs nor the WAL have */
 	uint8_t		locked;			/* keys, by what is being applied */
 	uint8_t		touched;		/* keys with a local version that are to be looked at again */
 	uint8_t		pinned;			/* keys whose exact version is kept for good */
@@ -255,11 +264,13 @@ extern Counts counts;
 bool		node_try_all(const History *history, int self, char *where, size_t size);
 /* The transactions that the sets must hold. */
 unsigned	node_known(const History *history, const Node *node, int self);
-/* Have capture read all local transactions up to i. */
+/* Have capture read all local transactions up to i, and sync them. */
 void		node_capture(const History *history, Node *node, int self, int i);
 
 /* ---- exhaustive_tracked.c ---- */
 void		tracked_add(const History *history, Node *node, int txn, const Op *op);
+/* Where in a set is the version of this operation (NULL: of none)? -1: nowhere. */
+int			tracked_index(const P2pKeySet *set, const void *op);
 void		tracked_act(const History *history, Node *node, int self, int txn);
 void		tracked_follow_up(const History *history, Node *node, int self, int key);
 bool		tracked_is_right(const History *history, const Node *node, unsigned known);

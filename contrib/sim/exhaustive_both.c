@@ -132,7 +132,9 @@ static void
 settle(Work *w)
 {
 	Node	   *node = w->node;
-	uint32_t	known = node->sets[w->key].count;
+	P2pKeySet  *set = &node->sets[w->key];
+	uint32_t	known = set->count;
+	const void *newcomer = w->newcomer < 0 ? NULL : set->versions[w->newcomer].payload;
 
 	judge(w);
 	if (!store(w))
@@ -140,10 +142,12 @@ settle(Work *w)
 
 	/* it is ours, or held; local deletes that were not known are now (or since it was judged) */
 	if (plant == PLANT_late_count)
-		known = node->sets[w->key].count;
+		known = set->count;
 	node_capture(w->history, node, w->self, w->history->n - 1);
-	if (node->sets[w->key].count == known)
+	if (set->count == known)
 		return;
+	if (plant != PLANT_unmoved)
+		w->newcomer = tracked_index(set, newcomer); /* it may have moved */
 	w->in_table = node->rows[w->key].image != 0;
 	w->is_displaced = !w->in_table && node->displaced[w->key].image != 0;
 	judge(w);
@@ -330,8 +334,7 @@ both_act(const History *history, Node *node, int self, int txn)
 
 		look(&w);
 		tracked_add(history, node, txn, op);
-		for (w.newcomer = 0; node->sets[op->key].versions[w.newcomer].payload != op;)
-			w.newcomer++;
+		w.newcomer = tracked_index(&node->sets[op->key], op);
 		settle(&w);
 		if (op->op == P2P_OP_DELETE && node->tombstone[op->key] <= txn)
 			node->tombstone[op->key] = (uint8_t) (txn + 1);
@@ -397,8 +400,7 @@ settle_truncated(Work *w, int key, int txn, bool in_table)
 	w->key = key;
 	w->held = w->hands_off = false;
 	look(w);
-	for (w->newcomer = 0; node->sets[key].versions[w->newcomer].payload != op;)
-		w->newcomer++;
+	w->newcomer = tracked_index(&node->sets[key], op);
 	settle(w);
 }
 

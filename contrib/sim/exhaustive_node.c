@@ -4,19 +4,29 @@
  *	  it commits its own, when its capture reads them, and when it forgets,
  *	  restarts and looks again.
  *
- *	  write		a client commits here; only at the place that its deps say
- *	  capture	reads the oldest local transaction that it has not read; from
- *				then on key sets and tombstones know it. Its stamp is given here,
- *				above the floor
- *	  act		apply does all of a transaction but its commit: raises the floor,
- *				looks, locks, stores. A row whose writer is not captured is waited for
+ *	  write		a client commits here; only at the place that its deps say. Its stamp
+ *				is above all that is noted in front of it in the WAL, and need not be above
+ *				what is noted behind it, however much later capture reads it
+ *	  capture	reads the oldest local transaction that it has not read, and syncs it;
+ *				from then on key sets and tombstones know it
+ *	  act		apply does all of a transaction but its commit: notes its stamp in
+ *				the WAL, looks, locks, stores. A row whose writer is not captured is waited
+ *				for, and so is what it has seen of this node's own
  *	  commit	of that. Between the two, clients commit what doesn't touch its locks
  *	  forget	versions that are stable: all who have not seen them have been
  *				heard. Drops them from key sets, tombstones, version index; also
  *				while a handler change is new, which the server does not
  *	  restart	key sets are built from the logs, which hold what is not forgotten;
  *				what was in memory alone is lost
+ *				The machine may have stopped: what apply has committed comes back into
+ *				the logs from the notes in front of the commits
+ *	  lose		once in a history: capture reads the oldest that it has not read, others
+ *				pull it at once, and power fails before it is synced. It is read again,
+ *				and must come out as before
  *	  follow up	look again at a key that a client has written
+ *
+ * Commits that were not flushed are lost with power, too; but capture reads what is flushed, so
+ * nobody else knows of what was behind that, and the node is where it was before.
  *
  * Nodes meet only through transactions, and what is in those is fixed by the
  * history: its values are what the rules say that its origin had. So schedules of
@@ -68,10 +78,13 @@ static struct
 static bool go_on(Search *search, Node *node);
 static bool try_write(Search *search, const Node *node);
 static bool try_capture(Search *search, const Node *node);
+static bool try_lose(Search *search, const Node *node);
 static bool try_act(Search *search, const Node *node);
+static bool try_note(Search *search, const Node *node);
 static bool try_commit(Search *search, const Node *node);
 static bool try_forget(Search *search, const Node *node);
 static bool try_restart_with(Search *search, const Node *node, unsigned left);
+static void restart(const Search *search, const Node *node, unsigned left, Node *next);
 static bool try_restart(Search *search, const Node *node);
 static bool walks_end(const Search *search, const Node *node);
 static bool try_follow_up(Search *search, const Node *node);
@@ -185,6 +198,8 @@ go_on(Search *search, Node *node)
 	if (!is_new(node))
 		return true;
 	counts.states++;
+	if (node->forked || node->gone)
+		return false;
 	if (node->acting == 0)
 	{
 		if (!is_right(search, node))
@@ -192,9 +207,9 @@ go_on(Search *search, Node *node)
 		if (node->applied == ALL(search->history))
 			counts.ends++;
 	}
-	return try_write(search, node) && try_capture(search, node) && try_act(search, node) &&
-		try_commit(search, node) && try_follow_up(search, node) && try_forget(search, node) &&
-		try_restart(search, node);
+	return try_write(search, node) && try_capture(search, node) && try_lose(search, node) &&
+		try_act(search, node) && try_note(search, node) && try_commit(search, node) &&
+		try_follow_up(search, node) && try_forget(search, node) && try_restart(search, node);
 }
 
 /* What its own transactions it has committed, and capture has not read. */
@@ -219,13 +234,23 @@ node_known(const History *history, const Node *node, int self)
 
 /* ---- clients and capture ---- */
 
-/* Can the next stamp of this node, whatever its clock says, be that of transaction i? */
+/* Can the stamp of what commits now, whatever the clock says, be that of transaction i? */
 static bool
 stamp_can_be(const History *history, const Node *node, int i)
 {
 	P2pStamp	floor = node->begun == 0 ? 0 : history->txns[node->begun - 1].version.stamp;
 
 	return p2p_stamp_next(0, 0, floor) <= history->txns[i].version.stamp;
+}
+
+/*
+ * Does capture, if it reads transaction i now, give it the stamp that it has? That was settled by
+ * what stands in front of it (try_write), so it does, whenever and however often it reads.
+ */
+static bool
+stamp_is_as_before(const History *history, const Node *node, int i)
+{
+	return plant != PLANT_floor_as_read || stamp_can_be(history, node, i);
 }
 
 /* Is the row of each key that a client reads what it read? */
@@ -310,6 +335,7 @@ node_capture(const History *history, Node *node, int self, int i)
 		if (t->origin != self || !in(node->applied, j) || in(node->captured, j))
 			continue;
 		node->captured |= (uint8_t) (1u << j);
+		node->forked |= node->out == j + 1 && !stamp_is_as_before(history, node, j);
 		for (int o = 0; o < t->nops; o++)
 		{
 			P2pKeySet  *set = &node->sets[t->ops[o].key];
@@ -348,9 +374,32 @@ try_capture(Search *search, const Node *node)
 		return true;
 	while (!in(left, i))
 		i++;
+	if (node->out != i + 1 && !stamp_is_as_before(search->history, node, i))
+		return true;			/* there is no such history */
 	node_copy(&next, node);
 	node_capture(search->history, &next, search->self, i);
 	return step(search, &next, "capture", (unsigned) i);
+}
+
+/* Capture reads, others pull, and power fails before the sync. */
+static bool
+try_lose(Search *search, const Node *node)
+{
+	unsigned	left = uncaptured(search, node);
+	int			i = 0;
+	Node		lost;
+	Node		next;
+
+	if (left == 0 || node->acting > 0 || node->out != 0)
+		return true;
+	while (!in(left, i))
+		i++;
+	if (!stamp_is_as_before(search->history, node, i))
+		return true;
+	node_copy(&lost, node);
+	lost.out = (uint8_t) (i + 1);
+	restart(search, &lost, 0, &next);
+	return step(search, &next, "lose", (unsigned) i);
 }
 
 /* ---- apply ---- */
@@ -368,14 +417,16 @@ try_act(Search *search, const Node *node)
 		unsigned	later = ALL(history) & ~((2u << i) - 1);
 		Node		next;
 
-		if (in(node->applied | search->own, i) || (t->past & ~(unsigned) node->applied) != 0)
+		if (in(node->applied | search->own, i) || (t->past & ~(unsigned) node->applied) != 0 ||
+			(t->past & uncaptured(search, node)) != 0)
 			continue;
-		/* what capture has not read comes to lie above the floor */
-		if (plant != PLANT_no_floor && (uncaptured(search, node) & ~later) != 0)
+		/* there is no such history */
+		if (plant == PLANT_floor_as_read &&
+			(uncaptured(search, node) & ~later & ~(node->out == 0 ? 0 : 1u << (node->out - 1))) != 0)
 			continue;
 		node_copy(&next, node);
 		next.acting = (uint8_t) (i + 1);
-		if (next.begun <= i && plant != PLANT_no_floor)
+		if (next.begun <= i && plant != PLANT_no_floor && plant != PLANT_late_floor)
 			next.begun = (uint8_t) (i + 1);
 		if (is_both())
 			both_act(history, &next, search->self, i);
@@ -391,6 +442,19 @@ try_act(Search *search, const Node *node)
 	return true;
 }
 
+/* The note comes late. */
+static bool
+try_note(Search *search, const Node *node)
+{
+	Node		next;
+
+	if (plant != PLANT_late_floor || node->acting == 0 || node->begun >= node->acting)
+		return true;
+	node_copy(&next, node);
+	next.begun = node->acting;
+	return step(search, &next, "note", node->acting - 1u);
+}
+
 static bool
 try_commit(Search *search, const Node *node)
 {
@@ -402,6 +466,8 @@ try_commit(Search *search, const Node *node)
 	next.applied |= (uint8_t) (1u << (node->acting - 1));
 	if (next.begun < node->acting)
 		next.begun = node->acting;
+	if (plant != PLANT_no_batch_note)
+		next.batch_noted |= (uint8_t) (1u << (node->acting - 1));
 	next.acting = 0;
 	next.locked = 0;
 	next.values_locked = 0;
@@ -556,31 +622,47 @@ try_restart(Search *search, const Node *node)
 static bool
 try_restart_with(Search *search, const Node *node, unsigned left)
 {
-	const History *history = search->history;
-	unsigned	logged = node_known(history, node, search->self);	/* and not forgotten */
 	Node		next;
 
-	if (node->acting > 0 || (history->n > FINE_OPS && node->touched == 0 && !setting->unique))
+	if (node->acting > 0 ||
+		(search->history->n > FINE_OPS && node->touched == 0 && !setting->unique))
 		return true;
+	restart(search, node, left, &next);
+	return step(search, &next, "restart", left);
+}
+
+/*
+ * Make *next of *node: what stands in memory is made anew from the logs. Of others' these have lost
+ * what was not synced, which may be all that is not forgotten; the notes bring it back.
+ */
+static void
+restart(const Search *search, const Node *node, unsigned left, Node *next)
+{
+	const History *history = search->history;
+	unsigned	logged = node_known(history, node, search->self);	/* and not forgotten */
+
 	if (setting->unique && !is_both())
 		logged |= uncaptured(search, node); /* captured before they matter */
-	node_copy(&next, node);
+	node_copy(next, node);
 	if (is_both())
 	{
 		/* apply starts with a barrier */
-		node_capture(history, &next, search->self, history->n - 1);
-		next.forgotten &= (uint8_t) ~left;
-		logged = node_known(history, &next, search->self);
+		node_capture(history, next, search->self, history->n - 1);
+		next->forgotten &= (uint8_t) ~left;
+		logged = node_known(history, next, search->self);
 	}
-	next.touched = setting->unique && !is_both();
-	next.begun = 0;
+	next->gone = (node->applied & ~(search->own | node->forgotten | node->batch_noted)) != 0;
+	if (plant == PLANT_unread_batch_notes)
+		logged &= ~(unsigned) node->batch_noted;
+	next->touched = setting->unique && !is_both();
+	next->begun = 0;
 	for (int i = 0; i < history->n; i++)
-		if (in(node->applied, i) && next.begun <= i)
-			next.begun = (uint8_t) (i + 1);
+		if (in(node->applied & ~search->own, i) && next->begun <= i)
+			next->begun = (uint8_t) (i + 1);
 	for (int key = 0; key < n_keys; key++)
 	{
-		p2p_keyset_clear(&next.sets[key]);
-		next.tombstone[key] = 0;
+		p2p_keyset_clear(&next->sets[key]);
+		next->tombstone[key] = 0;
 	}
 	for (int i = history->n - 1; i >= 0; i--)	/* the logs come in no order */
 		for (int o = 0; in(logged, i) && o < history->txns[i].nops; o++)
@@ -588,18 +670,17 @@ try_restart_with(Search *search, const Node *node, unsigned left)
 			const Op   *op = &history->txns[i].ops[o];
 
 			if (setting->tracked)
-				tracked_add(history, &next, i, op);
-			else if (op->op == P2P_OP_DELETE && next.tombstone[op->key] <= i)
-				next.tombstone[op->key] = (uint8_t) (i + 1);
+				tracked_add(history, next, i, op);
+			else if (op->op == P2P_OP_DELETE && next->tombstone[op->key] <= i)
+				next->tombstone[op->key] = (uint8_t) (i + 1);
 		}
 	if (is_both())
-		both_restart(history, &next, logged, search->own);
+		both_restart(history, next, logged, search->own);
 	for (int key = 0; key < n_keys; key++)
 		if (setting->tracked && !claims && !is_both() &&
-			(is_raw(&next, key) ||
-			 (plant != PLANT_lost_touch && next.rows[key].image == 0 && in(node->touched, key))))
-			next.touched |= (uint8_t) (1u << key);
-	return step(search, &next, "restart", left);
+			(is_raw(next, key) ||
+			 (plant != PLANT_lost_touch && next->rows[key].image == 0 && in(node->touched, key))))
+			next->touched |= (uint8_t) (1u << key);
 }
 
 /* ---- what it came to ---- */

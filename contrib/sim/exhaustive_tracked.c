@@ -60,6 +60,15 @@ tracked_add(const History *history, Node *node, int txn, const Op *op)
 	(void) p2p_keyset_add(set, &version);
 }
 
+int
+tracked_index(const P2pKeySet *set, const void *op)
+{
+	for (uint32_t i = 0; op != NULL && i < set->count; i++)
+		if (set->versions[i].payload == op)
+			return (int) i;
+	return -1;
+}
+
 /* Apply a transaction, all but its commit. */
 void
 tracked_act(const History *history, Node *node, int self, int txn)
@@ -72,7 +81,7 @@ tracked_act(const History *history, Node *node, int self, int txn)
 	{
 		const Op   *op = &t->ops[o];
 		Row		   *row = &node->rows[op->key];
-		uint32_t	newcomer;
+		int			newcomer;
 		uint32_t	known;
 		Row			here;
 
@@ -85,11 +94,10 @@ tracked_act(const History *history, Node *node, int self, int txn)
 		if (row->image != 0 || t->truncate || claims)
 			node->locked |= (uint8_t) (1u << op->key);
 		tracked_add(history, node, txn, op);
-		for (newcomer = 0; op_of(&node->sets[op->key].versions[newcomer]) != op;)
-			newcomer++;
+		newcomer = tracked_index(&node->sets[op->key], op);
 		if (t->truncate && here.image == 0 && plant == PLANT_truncate_rows_only)
 			continue;
-		judge(history, node, self, op->key, (int) newcomer, here);
+		judge(history, node, self, op->key, newcomer, here);
 		if (here.image != 0 || row->image == 0)
 			continue;
 
@@ -98,10 +106,10 @@ tracked_act(const History *history, Node *node, int self, int txn)
 		known = node->sets[op->key].count;
 		if (plant != PLANT_no_delete_barrier)
 			node_capture(history, node, self, history->n - 1);
-		for (newcomer = 0; op_of(&node->sets[op->key].versions[newcomer]) != op;)
-			newcomer++;
+		if (plant != PLANT_unmoved)
+			newcomer = tracked_index(&node->sets[op->key], op);
 		if (node->sets[op->key].count > known)
-			judge(history, node, self, op->key, (int) newcomer, here);
+			judge(history, node, self, op->key, newcomer, here);
 	}
 }
 
