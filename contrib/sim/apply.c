@@ -3,7 +3,8 @@
  *	  The model of src/pg/apply.c: which transaction is next, and its frame.
  *
  * Every step of a transaction is one of the scheduler's: between any two of
- * them clients, capture and crashes may come.
+ * them clients, capture and crashes may come. Two notes go into the WAL (src/pg/walnote.h): with which
+ * stamp it looks, before it does; and before the commit its batch, if the log may yet lose that.
  */
 #include "sim.h"
 
@@ -12,12 +13,16 @@
 #include "p2p_follow.h"
 
 #define DEADLOCK_PATIENCE 60
+#define MAX_NOTED 2				/* transactions of a batch that is noted */
 
 static bool is_ready(const Node *node);
 static bool transaction_choose(Node *node);
 static bool is_held(Node *node, P2pStamp stamp);
 static uint64_t applied_seq_of(void *arg, const P2pOrigin *origin);
 static void transaction_begin(Node *node, uint32_t origin, Captured *t);
+static void floor_note(Node *node, P2pStamp stamp);
+static void transaction_secure(Node *node);
+static void batch_note(Node *node, Batch *batch);
 static void transaction_commit(Node *node);
 static void locks_free(Node *node);
 
@@ -93,6 +98,8 @@ apply_step(Node *node)
 		case APPLY_WORKS:
 			if (random_below(&node->random, 10000) < node->error_chance)
 				apply_abort(node);
+			else if (a->subop == a->nsubops && !a->secured)
+				transaction_secure(node);
 			else if (a->subop == a->nsubops)
 				transaction_commit(node);
 			else if (subop_step(node))
@@ -110,7 +117,8 @@ is_ready(const Node *node)
 {
 	const Shared *shared = &node->shared;
 
-	if (node->status < STATUS_CATCHUP || node->status > STATUS_LEAVING || !shared->capture_ready)
+	if (node->status < STATUS_CATCHUP || node->status > STATUS_LEAVING || !shared->capture_ready ||
+		!shared->notes_known)
 		return false;
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
@@ -138,7 +146,7 @@ transaction_choose(Node *node)
 		Captured   *t;
 
 		if (origin == node->index || node->shared.catalog.members[origin] == MEMBER_FREE ||
-			node->shared.stored[origin] <= a->applied[origin] ||
+			node->logs[origin].cursor.seq <= a->applied[origin] ||
 			(world.tick < node->paused[origin] && !world.ending) ||
 			(!PLANTED(late_writes) &&
 			 !p2p_follow_counts(node->shared.catalog.members[origin] == MEMBER_LEFT,
@@ -186,11 +194,14 @@ transaction_begin(Node *node, uint32_t origin, Captured *t)
 	Apply	   *a = &node->apply;
 
 	check_held(node, t->stamp);
-	if (node->shared.floor < t->stamp && !PLANTED(no_floor) && !PLANTED(late_floor))
-		node->shared.floor = t->stamp;
+	if (!PLANTED(late_floor))
+		floor_note(node, t->stamp);
 	a->stage = APPLY_WORKS;
+	a->opened = node->shared.opened[origin];
+	a->secured = false;
 	a->origin = (uint8_t) origin;
 	a->transaction = t;
+	a->batch = log_batch(&node->logs[origin], t->seq);
 	a->xid = node->next_xid++;
 	a->version.stamp = t->stamp;
 	a->version.dot.origin = world.origins[origin];
@@ -204,6 +215,56 @@ transaction_begin(Node *node, uint32_t origin, Captured *t)
 	a->nsubops = (uint8_t) subops_of(t->local, a->subops);
 	versions_put(node, a->xid, origin, t->seq, t->stamp);
 	TRACE("node %u begins seq %u of node %u as xid %u", node->index, t->seq, origin, a->xid);
+}
+
+/* Say in the WAL with which stamp this node looks from here on, if that says it not yet. */
+static void
+floor_note(Node *node, P2pStamp stamp)
+{
+	Wal			note = {.kind = WAL_FLOOR, .stamp = stamp};
+
+	if (node->shared.floor < stamp && PLANTED(floor_as_read))
+		node->shared.floor = stamp;
+	if (node->shared.noted >= stamp || PLANTED(no_floor) || PLANTED(floor_as_read))
+		return;
+	node->shared.noted = stamp;
+	(void) wal_insert(node, &note);
+}
+
+/*
+ * What we commit will be durable if the commit is: it is in its log by now, or in the WAL in front
+ * of us; or it is large, and the sync is waited for.
+ */
+static void
+transaction_secure(Node *node)
+{
+	Apply	   *a = &node->apply;
+	Shared	   *shared = &node->shared;
+	uint32_t	last = (uint32_t) a->batch->span.last_seq;
+
+	a->secured = true;
+	if (shared->stored[a->origin] >= last || PLANTED(unnoted) || PLANTED(late_batch_note))
+		return;
+	if (a->batch->count > MAX_NOTED)
+	{
+		a->secured = false;
+		if (++a->blocked > DEADLOCK_PATIENCE)
+			apply_abort(node);
+	}
+	else if (a->opened != shared->opened[a->origin] && !PLANTED(closed_log_notes))
+		apply_abort(node);		/* the log may lack it, and has had its look at the WAL */
+	else if (shared->noted_seq[a->origin] < last)
+		batch_note(node, a->batch);
+}
+
+/* Have the WAL hold a batch. */
+static void
+batch_note(Node *node, Batch *batch)
+{
+	Wal			note = {.kind = WAL_BATCH, .batch = batch};
+
+	node->shared.noted_seq[batch->origin] = (uint32_t) batch->span.last_seq;
+	(void) wal_insert(node, &note);
 }
 
 /* Rows and progress, together. */
@@ -241,15 +302,19 @@ transaction_commit(Node *node)
 			.key = subop->key, .value = subop->kind == OP_LEAVE ? seq : subop->value
 		};
 	}
+	if (node->logs[a->origin].open) /* else it is going to be, and has its look at the WAL */
+		check_stored(node, a->origin, seq);
+	if (PLANTED(late_floor))
+		floor_note(node, t->stamp);
 	(void) wal_insert(node, &record);
+	if (PLANTED(late_batch_note) && node->shared.stored[a->origin] < a->batch->span.last_seq)
+		batch_note(node, a->batch);
 	effects_show(node, effects, record.neffects, a->xid);
 	locks_free(node);
 	keyindex_remember(node);
 	a->stage = APPLY_IDLE;
 	a->applied[a->origin] = seq;
 	node->shared.applied[a->origin] = seq;
-	if (PLANTED(late_floor) && node->shared.floor < t->stamp)
-		node->shared.floor = t->stamp;
 	TRACE("node %u applies seq %u of node %u, LSN %u", node->index, seq, a->origin, node->nwal);
 	check_applied(node, t);
 	if (node->shared.wanted_generation != node->shared.loaded_generation)

@@ -8,6 +8,12 @@
  * come between any two. What is lost where is the server's: a worker that ends
  * loses its body and goes on at the log's last position; what was appended and
  * not synced survives a crash of the server, and by chance one of the machine.
+ *
+ * What is appended as one transaction by itself others may have at once (batch_is_out). If it is
+ * lost with power it is decoded again, and has to come out as the same batch. So stamps hang on
+ * the WAL alone: the floor is what stands in front of a commit there; and what is
+ * sealed first after a start is sealed alone. Larger transactions, which the server
+ * can't repeat (parts, values fetched), and several at once are served once they are synced.
  */
 #include "sim.h"
 
@@ -15,9 +21,13 @@
 
 #include "p2p_stamp.h"
 
+#define SLOW_SYNC 400			/* ticks */
+
 static void capture_open(Node *node);
 static void refill(Node *node, uint32_t from, uint32_t to);
 static void retain(Node *node);
+static void confirm(Node *node);
+static void floor_raise(Node *node, P2pStamp stamp);
 static bool capture_read(Node *node);
 static void record_read(Node *node, const Wal *record, uint32_t lsn);
 static void local_read(Node *node, const Wal *record);
@@ -47,6 +57,10 @@ capture_step(Node *node)
 		case CAPTURE_READS:
 			return capture_read(node);
 		case CAPTURE_APPENDED:
+			/* a slow disk */
+			if (node->armed == ARM_OUT && c->out && !world.ending &&
+				world.tick < c->appended_tick + SLOW_SYNC)
+				return false;
 			node->logs[node->index].synced = node->logs[node->index].count;
 			log_recover_own(node, true);
 			c->synced_lsn = c->position.lsn;
@@ -75,9 +89,9 @@ capture_open(Node *node)
 
 	memset(c->captured, 0, sizeof(c->captured));
 	c->nbody = c->npending = 0;
-	c->below_xid = 0;
+	c->below_xid = c->confirm_lsn = 0;
 	c->seq = 0;
-	c->stamp = 0;
+	c->stamp = c->floor = 0;
 	if (p->there)
 	{
 		if (p->lsn < node->disk.confirmed)
@@ -90,16 +104,14 @@ capture_open(Node *node)
 			shared->last_stamp = p->stamp;
 		if (shared->own_time < p->stamp)
 			shared->own_time = p->stamp;
-		if (shared->floor < p->floor)
-			shared->floor = p->floor;
+		c->floor = p->floor;
 	}
 	c->captured[node->index] = c->seq;
 	if (!shared->capture_ready && !PLANTED(kept_versions))
 		retain(node);
-	/* what is committed and not stamped yet was stamped before all that we shall stamp */
-	for (uint32_t i = start; i < node->flushed; i++)
+	for (uint32_t i = start; i < node->flushed && PLANTED(floor_as_read); i++)
 	{
-		if (node->wal[i].kind != WAL_MARK && shared->floor < node->wal[i].stamp)
+		if (shared->floor < node->wal[i].stamp)
 			shared->floor = node->wal[i].stamp;
 	}
 	if (!PLANTED(no_refill))
@@ -107,6 +119,8 @@ capture_open(Node *node)
 	c->read_lsn = PLANTED(again_from_slot) ? node->disk.confirmed : start;
 	c->synced_lsn = p->there ? start : 0;
 	c->appended = !p->there;	/* the first position has to be written */
+	c->alone = true;
+	c->out = false;
 	c->stage = CAPTURE_READS;
 	shared->capture_ready = true;
 	if (p->there)
@@ -193,13 +207,41 @@ capture_read(Node *node)
 	}
 	if (shared->captured_lsn < c->read_lsn || read)
 		publish(node);
-	else if (c->synced_lsn > node->disk.confirmed && random_chance(&node->random, 10))
-	{
-		for (uint32_t i = 0; i < node->nversions; i++)
-			node->versions[i].synced = true;
-		node->disk.confirmed = c->synced_lsn;
-	}
+	else
+		confirm(node);
 	return read;
+}
+
+/*
+ * Let the slot go, now and then, to where the log is durable; once other logs have durably what was
+ * noted in front of that, as this lets the WAL go (src/pg/batchnote.c).
+ */
+static void
+confirm(Node *node)
+{
+	Capture    *c = &node->capture;
+	const Shared *shared = &node->shared;
+
+	if (c->confirm_lsn == 0 && c->synced_lsn > node->disk.confirmed &&
+		random_chance(&node->random, 10))
+	{
+		c->confirm_lsn = c->synced_lsn;
+		memcpy(c->confirm_mark, shared->noted_seq, sizeof(c->confirm_mark));
+	}
+	if (c->confirm_lsn == 0)
+		return;
+	for (uint32_t i = 0; i < world.nnodes && node->status >= STATUS_CATCHUP; i++)
+	{
+		uint32_t	noted = c->confirm_mark[i] < shared->noted_seq[i] ? c->confirm_mark[i] :
+			shared->noted_seq[i];
+
+		if ((!shared->notes_known || shared->stored[i] < noted) && !PLANTED(confirmed_notes))
+			return;
+	}
+	for (uint32_t i = 0; i < node->nversions; i++)
+		node->versions[i].synced = true;
+	node->disk.confirmed = c->confirm_lsn;
+	c->confirm_lsn = 0;
 }
 
 /* One record. */
@@ -215,19 +257,35 @@ record_read(Node *node, const Wal *record, uint32_t lsn)
 			local_read(node, record);
 			break;
 		case WAL_REMOTE:
-			if (node->shared.floor < record->stamp && !PLANTED(no_floor) && !PLANTED(late_floor))
-				node->shared.floor = record->stamp;
+			if (!PLANTED(no_floor))
+				floor_raise(node, record->stamp);
 			versions_put(node, record->xid, record->origin, record->seq, record->stamp);
 			if (c->captured[record->origin] < record->seq)
 				c->captured[record->origin] = record->seq;
 			break;
 		case WAL_COPY:
-			if (node->shared.floor < record->stamp && !PLANTED(no_copy_floor))
-				node->shared.floor = record->stamp;
+			if (!PLANTED(no_copy_floor))
+				floor_raise(node, record->stamp);
 			break;
+		case WAL_FLOOR:
+			floor_raise(node, record->stamp);
+			break;
+		case WAL_BATCH:
 		case WAL_MARK:
 			break;
 	}
+}
+
+/* What comes behind this in the WAL gets a greater stamp. */
+static void
+floor_raise(Node *node, P2pStamp stamp)
+{
+	Capture    *c = &node->capture;
+
+	if (c->floor < stamp)
+		c->floor = stamp;
+	if (PLANTED(floor_as_read) && node->shared.floor < stamp)
+		node->shared.floor = stamp;
 }
 
 /* A transaction of a client here: seq, stamp, deps. */
@@ -245,17 +303,16 @@ local_read(Node *node, const Wal *record)
 	t->deps = vector_keep(PLANTED(shared_deps) ? node->shared.applied : c->captured);
 	c->captured[node->index] = t->seq;
 	c->stamp = t->stamp;
-	if (!local->registered)
+	if (!local->registered && !local->is_out)
 	{
 		local->version.stamp = t->stamp;
 		local->version.dot.origin = world.origins[node->index];
 		local->version.dot.seq = t->seq;
 	}
+	check_captured(node, local);
 	if (c->nbody == MAX_SEQ)
 		violation("limit: the body of node %u is full", node->index);
 	c->body[c->nbody++] = t;
-	if (PLANTED(early_versions))
-		versions_put(node, t->xid, node->index, t->seq, t->stamp);
 	c->pending[c->npending++] = (PendingVersion) {t->xid, t->seq, t->stamp};
 	TRACE("node %u captures local %u as seq %u, stamp %ld", node->index, local->number, t->seq,
 		  (long) t->stamp);
@@ -264,12 +321,15 @@ local_read(Node *node, const Wal *record)
 static P2pStamp
 stamp_give(Node *node, P2pStamp time)
 {
+	const Capture *c = &node->capture;
 	Shared	   *shared = &node->shared;
-	P2pStamp	stamp = p2p_stamp_next(time, shared->last_stamp, shared->floor);
+	P2pStamp	stamp = p2p_stamp_next(time, PLANTED(kept_stamp) ? shared->last_stamp : c->stamp,
+									   PLANTED(floor_as_read) ? shared->floor : c->floor);
 
 	if (PLANTED(raw_stamps))
 		stamp = time;
-	shared->last_stamp = stamp;
+	if (shared->last_stamp < stamp)
+		shared->last_stamp = stamp;
 	if (stamp == time)
 		shared->own_time = stamp;
 	return stamp;
@@ -282,12 +342,16 @@ append_all(Node *node)
 	Capture    *c = &node->capture;
 	Log		   *log = &node->logs[node->index];
 	uint32_t	done = 0;
+	uint32_t	before = log->count;
 
 	while (done < c->nbody)
 	{
 		uint32_t	n = 1 + random_below(&node->random, node->batch_size);
 		Batch	   *batch;
 
+		if (c->alone && !PLANTED(sealed_with_more))
+			n = 1;
+		c->alone = false;
 		if (n > c->nbody - done)
 			n = c->nbody - done;
 		batch = arena_take(sizeof(Batch) + n * sizeof(Captured *));
@@ -302,12 +366,14 @@ append_all(Node *node)
 		done += n;
 	}
 	c->nbody = 0;
+	c->out = log->count == before + 1 && batch_is_out(log->batches[before]);
+	c->appended_tick = world.tick;
 	c->appended = false;
 	c->position.there = true;
 	c->position.lsn = c->read_lsn;
 	c->position.seq = c->seq;
 	c->position.stamp = c->stamp;
-	c->position.floor = node->shared.floor;
+	c->position.floor = PLANTED(floor_as_read) ? node->shared.floor : c->floor;
 	c->position.batches = log->count;
 	memcpy(c->position.vector, c->captured, sizeof(c->captured));
 	if (PLANTED(early_confirm))
@@ -339,6 +405,8 @@ publish(Node *node)
 	}
 	if (shared->captured_lsn < c->read_lsn)
 		shared->captured_lsn = c->read_lsn;
+	if (shared->floor < c->floor)
+		shared->floor = c->floor;
 	if (c->below_xid != 0 && c->below_lsn <= c->read_lsn)
 	{
 		if (shared->captured_below < c->below_xid)

@@ -16,9 +16,11 @@
 #include "p2p_clock.h"
 #include "p2p_stamp.h"
 
+static void check_fork(const Node *node, const Batch *batch);
 static bool touches(const Local *local, uint32_t table, uint32_t key);
 static const uint32_t *durable_vector(const Node *node);
 static void check_key(const Node *node, uint32_t table, uint32_t key, const char *when);
+static void check_keys(const Node *node, const Local *local, const char *when);
 static bool is_greater(const Local *a, const Local *b);
 static bool is_gone_for(const Node *node, uint32_t which);
 static uint32_t target_of(uint32_t origin);
@@ -94,21 +96,19 @@ local_result(const Local *local, uint32_t table, uint32_t key, bool *exists, uin
 	return touched;
 }
 
-/* Is a's version the greater? One that capture has not come to is above all that is there. */
+/* Is a's version the greater? */
 static bool
 is_greater(const Local *a, const Local *b)
 {
-	if (a->version.stamp == 0)
-		return true;
-	if (b->version.stamp == 0)
-		return false;
 	return p2p_version_compare(&a->version, &b->version) > 0;
 }
 
-/* Note that a transaction is applied, or committed, on a node. */
+/* Note that a transaction is applied, or committed and captured, on a node: before, it has no place. */
 void
 top_raise(Node *node, Local *local)
 {
+	if (local->version.stamp == 0)
+		return;
 	for (uint32_t i = 0; i < local->nops; i++)
 	{
 		const Op   *op = &local->ops[i];
@@ -131,7 +131,6 @@ check_local_commit(Node *node, Local *local)
 {
 	local->above_applied = node->wal_greatest;
 	local->above_begun = 0;
-	local->begun_life = node->life;
 	for (uint32_t t = 0; t < NTABLES; t++)
 	{
 		for (uint32_t k = 0; k < MAX_KEYS; k++)
@@ -142,12 +141,43 @@ check_local_commit(Node *node, Local *local)
 	}
 }
 
+/* A batch is stored somewhere, durably or not: from now on there is no other. */
+static void
+check_fork(const Node *node, const Batch *batch)
+{
+	for (uint32_t i = 0; i < batch->count; i++)
+	{
+		Captured   *t = batch->transactions[i];
+		uint32_t	n = world.nknown[batch->origin];
+
+		if (t->seq > n + 1)
+			violation("dense: node %u stores seq %u of node %u, anybody has %u", node->index,
+					  t->seq, batch->origin, n);
+		if (t->seq <= n)
+		{
+			const Batch *known = world.batches[batch->origin][t->seq - 1];
+
+			if (memcmp(known->hash, batch->hash, P2P_HASH_SIZE) != 0)
+				violation("fork: seq %u of node %u comes in %u..%u with stamp %ld on node %u, before in %u..%u with stamp %ld",
+						  t->seq, batch->origin, (uint32_t) batch->span.first_seq,
+						  (uint32_t) batch->span.last_seq, (long) t->stamp, node->index,
+						  (uint32_t) known->span.first_seq, (uint32_t) known->span.last_seq,
+						  (long) world.known[batch->origin][t->seq - 1]->stamp);
+			continue;
+		}
+		world.known[batch->origin][n] = t;
+		world.batches[batch->origin][n] = batch;
+		world.nknown[batch->origin]++;
+	}
+}
+
 /* A batch of the node's own has become durable: nothing of it may ever be otherwise. */
 void
 check_register(const Node *node, const Batch *batch)
 {
 	uint32_t	origin = node->index;
 
+	check_fork(node, batch);
 	for (uint32_t i = 0; i < batch->count; i++)
 	{
 		Captured   *t = batch->transactions[i];
@@ -177,7 +207,7 @@ check_register(const Node *node, const Batch *batch)
 		if (t->stamp <= local->above_applied)
 			violation("stamps: seq %u of node %u has stamp %ld, but was committed after %ld was applied",
 					  t->seq, origin, (long) t->stamp, (long) local->above_applied);
-		if (local->begun_life == node->life && t->stamp <= local->above_begun)
+		if (t->stamp <= local->above_begun)
 			violation("stamps: seq %u of node %u has stamp %ld, but a look-up with %ld did not see it",
 					  t->seq, origin, (long) t->stamp, (long) local->above_begun);
 		local->registered = true;
@@ -188,19 +218,32 @@ check_register(const Node *node, const Batch *batch)
 	}
 }
 
-/* A node takes a batch of another origin: is it what that has made durable? */
+/* A node takes a batch of another origin: is it what that has committed for sure, and the only one? */
 void
 check_batch_taken(const Node *node, const Batch *batch)
 {
+	check_fork(node, batch);
 	for (uint32_t i = 0; i < batch->count; i++)
 	{
 		const Captured *t = batch->transactions[i];
 
-		if (t->seq > world.nregistered[batch->origin] ||
-			world.registered[batch->origin][t->seq - 1] != t)
-			violation("chain: node %u stores a seq %u of node %u that its origin has not made durable",
+		if (t->local->lost || !t->local->flushed)
+			violation("chain: node %u stores a seq %u of node %u that its origin has lost",
 					  node->index, t->seq, batch->origin);
+		t->local->is_out = true;
+		t->local->version.stamp = t->stamp;
+		t->local->version.dot.origin = world.origins[batch->origin];
+		t->local->version.dot.seq = t->seq;
 	}
+}
+
+/* A node has applied so much of an origin, or is about to: does the log, which is open, hold it? */
+void
+check_stored(const Node *node, uint32_t origin, uint32_t applied)
+{
+	if (applied > node->logs[origin].cursor.seq && applied > node->disk.required[origin])
+		violation("stored: node %u has applied seq %u of node %u, its log ends with %u", node->index,
+				  applied, origin, (uint32_t) node->logs[origin].cursor.seq);
 }
 
 /* Progress: each transaction of an origin, once and in order. */
@@ -233,14 +276,44 @@ check_applied(Node *node, Captured *t)
 	if (t->seq <= node->shared.stable[origin])
 		violation("stable: on node %u seq %u of node %u is stable before it is applied",
 				  node->index, t->seq, origin);
+	check_keys(node, t->local, "after an apply");
+}
+
+/* Capture has stamped a transaction: now its place is known. */
+void
+check_captured(Node *node, Local *local)
+{
+	top_raise(node, local);
+	check_keys(node, local, "after a capture");
+}
+
+/* Look at all keys of a transaction. */
+static void
+check_keys(const Node *node, const Local *local, const char *when)
+{
 	for (uint32_t table = 0; table < NTABLES; table++)
 	{
 		for (uint32_t k = 0; k < MAX_KEYS; k++)
 		{
-			if (touches(t->local, table, k))
-				check_key(node, table, k, "after an apply");
+			if (touches(local, table, k))
+				check_key(node, table, k, when);
 		}
 	}
+}
+
+/* Has a client here committed something of this key that capture has not read? */
+static bool
+is_unread(const Node *node, uint32_t table, uint32_t key)
+{
+	for (uint32_t i = node->disk.position.there ? node->disk.position.lsn : 0; i < node->nwal; i++)
+	{
+		const Wal  *record = &node->wal[i];
+
+		if (record->kind == WAL_LOCAL && record->local->version.stamp == 0 &&
+			touches(record->local, table, key))
+			return true;
+	}
+	return false;
 }
 
 /* Is the row of a key what its greatest applied version left? */
@@ -252,8 +325,8 @@ check_key(const Node *node, uint32_t table, uint32_t key, const char *when)
 	bool		exists = false;
 	uint32_t	value = 0;
 
-	if (node->cells[table][key].locked_by != 0 || top == NULL)
-		return;					/* a commit that is not visible yet */
+	if (node->cells[table][key].locked_by != 0 || top == NULL || is_unread(node, table, key))
+		return;					/* a commit that is not visible yet, or not stamped */
 	(void) local_result(top, table, key, &exists, &value);
 	if (exists == row->exists && (!exists || value == row->value))
 		return;
@@ -355,9 +428,9 @@ winner_find(uint32_t table, uint32_t key, const uint32_t *vector, Local **winner
 	*winner = NULL;
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
-		for (uint32_t seq = 1; seq <= vector[i] && seq <= world.nregistered[i]; seq++)
+		for (uint32_t seq = 1; seq <= vector[i] && seq <= world.nknown[i]; seq++)
 		{
-			Local	   *local = world.registered[i][seq - 1]->local;
+			Local	   *local = world.known[i][seq - 1]->local;
 
 			if (touches(local, table, key) && (*winner == NULL || is_greater(local, *winner)))
 				*winner = local;
@@ -371,8 +444,8 @@ check_copy(const Node *node)
 {
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
-		if (node->join.vector[i] > world.nregistered[i])
-			violation("copy: node %u copies seq %u of node %u, which is not durable", node->index,
+		if (node->join.vector[i] > world.nknown[i])
+			violation("copy: node %u copies seq %u of node %u, which nobody has", node->index,
 					  node->join.vector[i], i);
 	}
 	for (uint32_t t = 0; t < NTABLES; t++)
@@ -411,7 +484,7 @@ limit_of(uint32_t origin)
 
 	if (world.nodes[origin].status == STATUS_ACTIVE || world.nodes[origin].status == STATUS_LEAVING ||
 		!is_evicted(origin))
-		limit = world.nregistered[origin];
+		limit = world.nknown[origin];
 	for (uint32_t n = 0; n < world.nnodes; n++)
 	{
 		if (world.nodes[n].status == STATUS_ACTIVE && limit < world.nodes[n].shared.stored[origin])
@@ -438,7 +511,7 @@ targets_find(uint32_t *targets)
 		{
 			for (uint32_t seq = 1; seq <= targets[i]; seq++)
 			{
-				const Local *local = world.registered[i][seq - 1]->local;
+				const Local *local = world.known[i][seq - 1]->local;
 				bool		reached = true;
 
 				for (uint32_t j = 0; j < world.nnodes; j++)

@@ -120,7 +120,7 @@ evict_freeze(Node *node)
 		(node->status == STATUS_LEAVING && leave_is_written(node)))
 		return;
 	if (!PLANTED(hasty_freeze) && node->gossip.dirty)
-		(void) pull_commit(node);
+		(void) pull_commit(node, false);
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
 		uint32_t	told = node->shared.catalog.frozen[node->index][i];

@@ -72,7 +72,7 @@ gossip_step(Node *node)
 		}
 	}
 	if (random_chance(&node->random, 50))
-		(void) pull_commit(node);
+		(void) pull_commit(node, true);
 	return true;
 }
 

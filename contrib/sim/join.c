@@ -216,7 +216,7 @@ vector_find(Join *join, const Node *sponsor)
 	return !unclean || PLANTED(snapshot_vector);
 }
 
-/* Show members, required seqs and floor to capture, and have it look before the copy commits. */
+/* Show members and required seqs to capture, and have it look before the copy commits, which tells the floor. */
 static void
 copy_announce(Node *node)
 {
@@ -226,8 +226,6 @@ copy_announce(Node *node)
 	join->xid = node->next_xid++;
 	versions_put(node, join->xid, COPIED, 1, 1);
 	node->versions[join->xid].synced = true;
-	if (!PLANTED(no_copy_floor) && node->shared.floor < join->stamp)
-		node->shared.floor = join->stamp;
 	node->shared.catalog = join->catalog;
 	memcpy(node->shared.required, join->vector, sizeof(join->vector));
 	join->barrier = wal_insert(node, &mark);
@@ -267,8 +265,8 @@ copy_commit(Node *node)
 		uint32_t	seq = join->vector[i];
 
 		node->base_vector[i] = node->wal_vector[i] = seq;
-		if (seq > 0 && node->base_greatest < world.registered[i][seq - 1]->stamp)
-			node->base_greatest = world.registered[i][seq - 1]->stamp;
+		if (seq > 0 && node->base_greatest < world.known[i][seq - 1]->stamp)
+			node->base_greatest = world.known[i][seq - 1]->stamp;
 	}
 	node->wal_greatest = node->base_greatest;
 	node->catalog = node->disk.catalog = join->catalog;

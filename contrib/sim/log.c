@@ -5,6 +5,9 @@
  * A batch is made once, by its origin, and never changes; the logs of all nodes
  * point to the same ones. What a log holds is [first, count), of which
  * [first, synced) is durable. Where the next batch has to begin is core's cursor.
+ *
+ * Apply commits from what is written, with a note of its batch in the WAL (apply.c). So a log
+ * that is opened gets back what it has lost and the WAL has noted (src/pg/pull_refill.c).
  */
 #include "sim.h"
 
@@ -18,11 +21,15 @@
 #define PATIENCE 150			/* before a PULL is given up */
 #define RELAY_PATIENCE 400
 #define FANOUT 2				/* so that small groups have relays, too */
+#define SLOW_SYNC 400
+#define SMALL 2					/* operations of a transaction that comes out the same again */
 
 static void hash_make(Batch *batch);
 static void cursor_find(Log *log);
+static void tail_lose(Node *node, Log *log);
 static bool is_open(const Node *node, uint32_t peer);
 static void take_batch(Node *node, uint32_t peer, Batch *batch);
+static void notes_put_back(Node *node, const bool *opened);
 
 /* Append a batch behind the cursor. One of the own log gets its hash here. */
 void
@@ -56,6 +63,11 @@ hash_make(Batch *batch)
 
 		mix.state += t->seq * 31 + (uint64_t) t->stamp + ((uint64_t) t->local->number << 40);
 		mix.state = random_next(&mix);
+		for (uint32_t d = 0; d < t->deps->count; d++)
+		{
+			mix.state += t->deps->entries[d].seq * 31 + t->deps->entries[d].origin.id.bytes[0];
+			mix.state = random_next(&mix);
+		}
 	}
 	for (size_t i = 0; i < P2P_HASH_SIZE; i += 8)
 	{
@@ -118,42 +130,129 @@ log_recover(Node *node, bool power)
 		if (i == node->index)
 			continue;
 		if (power)
-			log->count = log->synced + random_below(&node->random, log->count - log->synced + 1);
-		log->synced = log->count;
+			tail_lose(node, log);
 		log->open = false;
-		cursor_find(log);
 	}
 }
 
-/* The gossip worker ended while the server runs: what it wrote is found again, and made durable. */
+/* What was not synced is gone, or only some of it. */
+static void
+tail_lose(Node *node, Log *log)
+{
+	log->count = log->synced + random_below(&node->random, log->count - log->synced + 1);
+	log->synced = log->count;
+	cursor_find(log);
+}
+
+/* The gossip worker ended while the server runs: what it wrote is found again, unless a sync failed. */
 void
-log_reopen(Node *node)
+log_reopen(Node *node, bool failed)
 {
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
 		if (i == node->index)
 			continue;
-		node->logs[i].synced = node->logs[i].count;
+		if (failed)
+			tail_lose(node, &node->logs[i]);
 		node->logs[i].open = false;
 	}
 }
 
-/* Open the logs of members that are new here, and publish where they end. */
+/*
+ * Open the logs of members that are new here, make what is found durable, have back what was
+ * noted, and publish where they end.
+ */
 void
 log_open_all(Node *node)
 {
+	Shared	   *shared = &node->shared;
+	bool		opened[MAX_NODES] = {false};
+	bool		any = false;
+
 	for (uint32_t i = 0; i < world.nnodes; i++)
 	{
-		if (i == node->index || node->shared.catalog.members[i] == MEMBER_FREE || node->logs[i].open)
+		Log		   *log = &node->logs[i];
+
+		if (i == node->index || shared->catalog.members[i] == MEMBER_FREE || log->open)
 			continue;
-		node->logs[i].open = true;
-		node->shared.stored[i] = (uint32_t) node->logs[i].cursor.seq;
+		log->open = opened[i] = any = true;
+		log->synced = log->count;
+		shared->opened[i]++;
 	}
+	if (any)
+		notes_put_back(node, opened);
+	for (uint32_t i = 0; i < world.nnodes; i++)
+	{
+		const Log  *log = &node->logs[i];
+
+		if (!opened[i])
+			continue;
+		check_stored(node, i, node->wal_vector[i]);
+		shared->stored[i] = (uint32_t) log->cursor.seq;
+		if (shared->noted_seq[i] > log->cursor.seq)
+			shared->noted_seq[i] = (uint32_t) log->cursor.seq;
+		if (PLANTED(assumed_floor) && log->count > 0 &&
+			shared->noted < log->batches[log->count - 1]->last_stamp)
+			shared->noted = log->batches[log->count - 1]->last_stamp;
+	}
+	shared->notes_known = true;
+}
+
+/* Append what the WAL has notes of, as far as it is kept, where it comes next; and sync it. */
+static void
+notes_put_back(Node *node, const bool *opened)
+{
+	for (uint32_t i = node->disk.confirmed; i < node->nwal; i++)
+	{
+		Batch	   *batch = node->wal[i].batch;
+		P2pMemberLog member;
+		Log		   *log;
+
+		if (node->wal[i].kind != WAL_BATCH || !opened[batch->origin])
+			continue;
+		log = &node->logs[batch->origin];
+		member = member_log(node, batch->origin);
+		if (p2p_member_is_complete(&member, log->cursor.seq) ||
+			(!log->cursor.started && batch->span.first_seq != 1) ||
+			p2p_cursor_judge(&log->cursor, &batch->span) != P2P_ARRIVAL_NEXT ||
+			(log->cursor.started &&
+			 memcmp(batch->previous, log->cursor.hash, P2P_HASH_SIZE) != 0))
+			continue;
+		log_append(node, log, batch);
+		log->synced = log->count;
+		check_batch_taken(node, batch);
+		check_cut(node, batch);
+		TRACE("node %u puts back %u..%u of node %u", node->index, (uint32_t) batch->span.first_seq,
+			  (uint32_t) batch->span.last_seq, batch->origin);
+	}
+}
+
+/* May a batch be served before it is synced, since it would come out the same again? */
+bool
+batch_is_out(const Batch *batch)
+{
+	return batch->count == 1 && batch->transactions[0]->local->nops <= SMALL;
+}
+
+/* Up to here the log is durable. */
+uint32_t
+log_synced_seq(const Log *log)
+{
+	return log->synced > log->first ? (uint32_t) log->batches[log->synced - 1]->span.last_seq : 0;
 }
 
 /* Return a transaction that the log holds, or NULL. */
 Captured *
 log_find(const Log *log, uint32_t seq)
+{
+	const Batch *b = log_batch(log, seq);
+
+	return b == NULL ? NULL : b->transactions[seq - b->span.first_seq];
+}
+
+/* The same of its batch. */
+Batch *
+log_batch(const Log *log, uint32_t seq)
 {
 	uint32_t	low = log->first;
 	uint32_t	high = log->count;
@@ -161,14 +260,14 @@ log_find(const Log *log, uint32_t seq)
 	while (low < high)
 	{
 		uint32_t	middle = (low + high) / 2;
-		const Batch *b = log->batches[middle];
+		Batch	   *b = log->batches[middle];
 
 		if (seq < b->span.first_seq)
 			high = middle;
 		else if (seq > b->span.last_seq)
 			low = middle + 1;
 		else
-			return b->transactions[seq - b->span.first_seq];
+			return b;
 	}
 	return NULL;
 }
@@ -354,7 +453,19 @@ pull_request(Node *node, uint32_t peer)
 	message_send(&m);
 }
 
-/* Answer a PULL with what is durable here. */
+/* Up to here an origin is served: what is durable; and of the own, what comes out the same again. */
+static uint32_t
+served_seq(const Node *node, uint32_t origin)
+{
+	const Log  *log = &node->logs[origin];
+
+	if (PLANTED(served_unsynced) ||
+		(origin == node->index && node->capture.stage == CAPTURE_APPENDED && node->capture.out))
+		return (uint32_t) log->cursor.seq;
+	return node->shared.stored[origin];
+}
+
+/* Answer a PULL. */
 void
 pull_serve(Node *node, const Message *request)
 {
@@ -370,12 +481,12 @@ pull_serve(Node *node, const Message *request)
 	for (uint32_t origin = 0; origin < world.nnodes; origin++)
 	{
 		const Log  *log = &node->logs[origin];
-		uint32_t	end = PLANTED(served_unsynced) ? log->count : log->synced;
+		uint32_t	served = served_seq(node, origin);
+		uint32_t	end = log->count;
 		uint32_t	i = log->first;
 		uint32_t	left = each;
 
-		if (!request->wanted[origin] ||
-			(!PLANTED(served_unsynced) && node->shared.stored[origin] <= request->after[origin]))
+		if (!request->wanted[origin] || served <= request->after[origin])
 			continue;
 		if (!request->from_start[origin])
 		{
@@ -389,8 +500,7 @@ pull_serve(Node *node, const Message *request)
 		}
 		for (; i < end && left > 0 && m.nbatches < MAX_REPLY; i++, left--)
 		{
-			if (!PLANTED(served_unsynced) &&
-				log->batches[i]->span.last_seq > node->shared.stored[origin])
+			if (log->batches[i]->span.last_seq > served)
 				break;
 			m.batches[m.nbatches++] = log->batches[i];
 		}
@@ -447,14 +557,21 @@ take_batch(Node *node, uint32_t peer, Batch *batch)
 	log_append(node, log, batch);
 	check_batch_taken(node, batch);
 	check_cut(node, batch);
+	if (!node->gossip.dirty)
+		node->gossip.dirty_since = world.tick;
 	node->gossip.dirty = true;
 }
 
-/* Make durable what was appended, and publish it; true if there was anything. */
+/*
+ * Make durable what was appended, and publish it; true if there was anything. slowly: a slow disk may
+ * still be at it.
+ */
 bool
-pull_commit(Node *node)
+pull_commit(Node *node, bool slowly)
 {
-	if (!node->gossip.dirty)
+	if (!node->gossip.dirty ||
+		(slowly && node->armed == ARM_NOTED && !world.ending &&
+		 world.tick < node->gossip.dirty_since + SLOW_SYNC))
 		return false;
 	node->gossip.dirty = false;
 	for (uint32_t i = 0; i < world.nnodes; i++)

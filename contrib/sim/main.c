@@ -15,7 +15,9 @@
  *					afterwards that has not seen it
  *	  tombstone		one is dropped only when every member has it
  *	  dense, chain	an origin's seqs have no gap, and no two nodes have different ones
+ *	  fork			no two different batches of the same seqs of an origin are stored anywhere, ever
  *	  durable		what a client was told is committed is in the log, once, and is never lost
+ *	  stored		what a node has applied is in its logs, or comes back into them when they are opened
  *	  copy			a joiner's copy is exactly what its vector says
  *	  leave			nothing is applied of what a member committed after it left
  *	  evict			nothing is stored of an evicted node beyond the end that was agreed on; what
@@ -42,7 +44,7 @@
 #include <time.h>
 
 #define MAX_SHRINK_RUNS 3000
-#define PLANT_SEEDS 10000
+#define PLANT_SEEDS 20000
 
 World		world;
 
@@ -112,6 +114,7 @@ run_once(void)
 	memset(world.cut, 0, sizeof(world.cut));
 	memset(world.evicts, 0, sizeof(world.evicts));
 	memset(world.nregistered, 0, sizeof(world.nregistered));
+	memset(world.nknown, 0, sizeof(world.nknown));
 	memset(world.nflushed, 0, sizeof(world.nflushed));
 	world.violation[0] = '\0';
 	if (setjmp(world.stop) == 0)

@@ -22,6 +22,7 @@ static void client_make(Random *r, Event *event);
 static void faults_make(Random *r, uint32_t percent);
 static void flapping_make(Random *r);
 static void overtaken_make(Random *r);
+static void lost_tails_make(Random *r);
 static void lame_join_make(Random *r);
 static void evictions_make(Random *r);
 static void confidant_make(Random *r, uint8_t node, uint32_t tick);
@@ -212,6 +213,7 @@ faults_make(Random *r, uint32_t percent)
 			case 10:
 				event = event_add(r, EVENT_WORKER);
 				event->amount = random_below(r, 3);
+				event->power = event->amount == 1 && random_chance(r, 50);
 				break;
 			case 11:
 				event = event_add(r, EVENT_SPEED);
@@ -228,6 +230,8 @@ faults_make(Random *r, uint32_t percent)
 		lame_join_make(r);
 	if (random_chance(r, 15))
 		overtaken_make(r);
+	if (random_chance(r, 20))
+		lost_tails_make(r);
 	if (random_chance(r, percent / 4))
 		(void) event_add(r, EVENT_LEAVE);
 	if (world.profile.evictions > 0)
@@ -259,6 +263,34 @@ overtaken_make(Random *r)
 			speed->peer = (uint8_t) w;
 			speed->amount = weights[w];
 			speed->tick = 1;
+		}
+	}
+}
+
+/*
+ * Disks are slow, and power fails when others have what a node has not synced, or its tables
+ * have; perhaps capture has ended now and then before.
+ */
+static void
+lost_tails_make(Random *r)
+{
+	for (uint32_t n = 0; n < world.profile.nnodes; n++)
+	{
+		Event	   *crash;
+
+		if (random_chance(r, 30))
+			continue;
+		crash = event_add(r, EVENT_CRASH);
+		crash->node = (uint8_t) n;
+		crash->peer = random_chance(r, 50) ? ARM_OUT : ARM_NOTED;
+		crash->power = true;
+		crash->amount = 1 + random_below(r, 1000);
+		for (uint32_t ends = random_chance(r, 70) ? 0 : 8; ends > 0; ends--)
+		{
+			Event	   *end = event_add(r, EVENT_WORKER);
+
+			end->node = (uint8_t) n;
+			end->amount = 0;
 		}
 	}
 }

@@ -53,8 +53,11 @@ bool		random_chance(Random *r, uint32_t percent);
 
 #define PLANT_LIST(X) \
 	X(raw_stamps, "stamps are the commit times as they come") \
-	X(no_floor, "apply does not raise the floor") \
-	X(late_floor, "apply raises the floor when it commits, not before it looks") \
+	X(no_floor, "apply notes no stamp before it looks, and its commits tell none") \
+	X(late_floor, "apply notes a stamp when it commits, not before it looks") \
+	X(floor_as_read, "the floor is what apply has begun with when capture reads, not what the WAL says") \
+	X(assumed_floor, "after a start apply takes the stamps in the logs for noted") \
+	X(kept_stamp, "a stamp that capture gave before it ended, and forgot, raises the next") \
 	X(arrival_wins, "whoever comes last stands, whatever its version") \
 	X(skip_missing, "an update that finds no row is skipped") \
 	X(no_deps, "apply does not wait for what a transaction depends on") \
@@ -68,11 +71,15 @@ bool		random_chance(Random *r, uint32_t percent);
 	X(forgotten_truncates, "a TRUNCATE is not remembered") \
 	X(unchecked_inserts, "an insert does not ask for undecoded deletes") \
 	X(no_wait_for_version, "a row that capture has not read counts as ancient") \
-	X(early_versions, "version entries are there before their batch is durable") \
 	X(kept_versions, "version entries of lost xids survive a crash") \
 	X(no_refill, "version entries that a crash lost are not put again") \
 	X(again_from_slot, "capture begins at the slot's position with the log's seqs") \
-	X(served_unsynced, "batches are served before they are synced") \
+	X(served_unsynced, "all batches are served before they are synced") \
+	X(sealed_with_more, "what others may have is sealed anew with what came after it") \
+	X(unnoted, "what its log may yet lose is applied without a note of its batch") \
+	X(late_batch_note, "the note of a batch stands behind the commit") \
+	X(confirmed_notes, "the slot is confirmed past notes of what logs may yet lose") \
+	X(closed_log_notes, "apply notes what it has read of a log before that was opened anew") \
 	X(early_confirm, "the slot is confirmed before the log is durable") \
 	X(lost_progress, "apply's progress is not in its transaction") \
 	X(copied_now, "a joiner's copied rows are as new as the copy") \
@@ -159,7 +166,7 @@ typedef struct Local
 	uint32_t	ordinal;		/* which local transaction of that WAL it is: the seq that it must get */
 	P2pStamp	above_applied;	/* its stamp must exceed that of all it came after */
 	P2pStamp	above_begun;	/* and of all that apply had looked up before, */
-	uint32_t	begun_life;		/* if its node has not crashed since */
+	bool		is_out;			/* others have stored it */
 	bool		registered;		/* durable in a log: nothing of it can change any more */
 	P2pVersion	version;		/* stamp 0: capture has not come to it */
 } Local;
@@ -228,7 +235,8 @@ typedef struct Cell
 	uint8_t		locked_by;
 } Cell;
 
-typedef enum WalKind { WAL_LOCAL, WAL_REMOTE, WAL_COPY, WAL_MARK } WalKind;
+/* FLOOR, BATCH: notes of apply, before it looks and before it commits. */
+typedef enum WalKind { WAL_LOCAL, WAL_REMOTE, WAL_COPY, WAL_MARK, WAL_FLOOR, WAL_BATCH } WalKind;
 
 typedef struct Wal
 {
@@ -237,9 +245,10 @@ typedef struct Wal
 	uint8_t		neffects;
 	uint32_t	xid;
 	uint32_t	seq;			/* remote: origin_lsn */
-	P2pStamp	stamp;			/* remote: origin_timestamp; copy: its floor */
+	P2pStamp	stamp;			/* remote: origin_timestamp; copy, note: floor */
 	P2pStamp	time;			/* of the commit record */
 	Local	   *local;			/* local, remote: whose */
+	Batch	   *batch;			/* of a note */
 	Effect	   *effects;
 	uint32_t	vector[MAX_NODES];	/* applied, this record included: the truth */
 	P2pStamp	greatest;		/* stamp applied up to here: the truth */
@@ -290,6 +299,7 @@ typedef struct Capture
 	uint32_t	captured[MAX_NODES];
 	uint32_t	seq;
 	P2pStamp	stamp;
+	P2pStamp	floor;			/* as the WAL says, up to read_lsn */
 	uint32_t	nbody;
 	Captured   *body[MAX_SEQ];
 	uint32_t	npending;
@@ -299,6 +309,11 @@ typedef struct Capture
 	uint32_t	below_lsn;
 	uint32_t	synced_lsn;
 	bool		appended;
+	bool		alone;			/* what is sealed next may be out since before a crash */
+	bool		out;			/* what was appended may be served before it is synced */
+	uint32_t	appended_tick;
+	uint32_t	confirm_lsn;	/* where the slot is to go once that may be; 0 = nothing is due */
+	uint32_t	confirm_mark[MAX_NODES];	/* what was noted in front of that */
 } Capture;
 
 typedef struct KeyEntry
@@ -340,9 +355,12 @@ typedef struct Apply
 	uint8_t		subop;
 	uint8_t		substep;
 	bool		waited;			/* for the version of the row at hand */
+	bool		secured;		/* its batch will be durable if the commit is */
+	uint32_t	opened;			/* how often its log had been when it was read */
 	uint32_t	blocked;
 	uint32_t	xid;
 	Captured   *transaction;
+	Batch	   *batch;
 	P2pVersion	version;
 	bool		deleted[NTABLES][MAX_KEYS]; /* tombstones to be, once it has committed */
 	bool		truncated[NTABLES];
@@ -382,7 +400,11 @@ typedef struct Shared
 	uint32_t	captured_below;
 	P2pStamp	last_stamp;
 	P2pStamp	own_time;
-	P2pStamp	floor;
+	P2pStamp	floor;			/* as captured */
+	P2pStamp	noted;			/* apply's: the WAL has it as a floor */
+	uint32_t	noted_seq[MAX_NODES];	/* batches that the WAL has notes of end with this */
+	uint32_t	opened[MAX_NODES];	/* how often a log was */
+	bool		notes_known;	/* what was noted before the start is in the logs */
 	bool		capture_ready;
 	int64_t		group_offset;
 	uint32_t	stored[MAX_NODES];
@@ -412,6 +434,7 @@ typedef struct Gossip
 	uint32_t	asked[MAX_NODES];	/* 0, or the tick of the PULL that waits */
 	uint32_t	silent[MAX_NODES];	/* taken for unreachable until then */
 	bool		dirty;
+	uint32_t	dirty_since;
 	const State *seen[MAX_NODES];	/* whose ack was heard last */
 	uint32_t	ripe_at[MAX_NODES];	/* what was applied when stability was last looked at */
 } Gossip;
@@ -544,7 +567,7 @@ typedef enum EventKind
 enum
 {
 	ARM_NONE, ARM_CAPTURED, ARM_APPENDED, ARM_SYNCED, ARM_APPLIED, ARM_STORED, ARM_APPLYING,
-	ARM_COPYING, ARM_OVERTAKEN, ARMS
+	ARM_COPYING, ARM_OVERTAKEN, ARM_OUT, ARM_NOTED, ARMS
 };
 
 /* Something that happens to the group from outside. */
@@ -555,7 +578,7 @@ typedef struct Event
 	uint8_t		peer;
 	uint8_t		nops;
 	bool		async;
-	bool		power;			/* crash: of the machine; else of the server alone */
+	bool		power;			/* crash: of the machine, else of the server; worker: a sync failed */
 	bool		deleted;		/* by the shrinker */
 	uint32_t	order;			/* among those of one tick */
 	uint32_t	tick;
@@ -607,6 +630,10 @@ typedef struct World
 	/* The truth: what has become durable of each origin, and can never change. */
 	uint32_t	nregistered[MAX_NODES];
 	Captured   *registered[MAX_NODES][MAX_SEQ];
+	/* what anybody has stored, before it was durable or after */
+	uint32_t	nknown[MAX_NODES];
+	Captured   *known[MAX_NODES][MAX_SEQ];
+	const Batch *batches[MAX_NODES][MAX_SEQ];
 	Local	   *flushed[MAX_NODES][MAX_SEQ];	/* in WAL order */
 	uint32_t	nflushed[MAX_NODES];
 	jmp_buf		stop;
@@ -665,7 +692,10 @@ void		capture_stop(Node *node);
 void		log_append(Node *node, Log *log, Batch *batch);
 void		log_recover(Node *node, bool power);
 void		log_recover_own(Node *node, bool survives);
-void		log_reopen(Node *node);
+void		log_reopen(Node *node, bool failed);
+uint32_t	log_synced_seq(const Log *log);
+Batch	   *log_batch(const Log *log, uint32_t seq);
+bool		batch_is_out(const Batch *batch);
 void		log_open_all(Node *node);
 void		log_trim(Node *node, const P2pVector *held);
 P2pMemberLog member_log(const Node *node, uint32_t origin);
@@ -675,7 +705,7 @@ void		pull_plan(Node *node);
 void		pull_request(Node *node, uint32_t peer);
 void		pull_serve(Node *node, const Message *request);
 void		pull_receive(Node *node, const Message *reply);
-bool		pull_commit(Node *node);
+bool		pull_commit(Node *node, bool slowly);
 
 /* gossip.c */
 bool		gossip_step(Node *node);
@@ -722,6 +752,8 @@ void		violation(const char *format, ...) __attribute__((format(printf, 1, 2), no
 void		check_local_commit(Node *node, Local *local);
 void		check_register(const Node *node, const Batch *batch);
 void		check_batch_taken(const Node *node, const Batch *batch);
+void		check_stored(const Node *node, uint32_t origin, uint32_t applied);
+void		check_captured(Node *node, Local *local);
 void		check_applied(Node *node, Captured *t);
 void		check_conflict(const Node *node, const Captured *t, const P2pVersion *other);
 void		check_stable(const Node *node, const P2pVector *stable);

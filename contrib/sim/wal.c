@@ -2,7 +2,7 @@
  * wal.c
  *	  A node's server: its WAL, what is committed, what a crash leaves.
  *
- * The WAL is an array of commit records and marks; LSN n is the end of record
+ * The WAL is an array of commit records, marks and notes; LSN n is the end of record
  * n - 1. What stands before the flush pointer survives. The tables, and what
  * the catalog says of members, are kept twice: as they are, and (disk) as the
  * flushed WAL makes them, which is what a crash goes back to. xids are given out
@@ -188,7 +188,7 @@ tops_rebuild(Node *node)
 	{
 		Local	   *local = world.flushed[node->index][i];
 
-		if (!local->registered)
+		if (!local->registered && !local->is_out)
 			memset(&local->version, 0, sizeof(local->version));
 	}
 	for (uint32_t i = 0; i < node->nwal; i++)

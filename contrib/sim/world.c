@@ -176,7 +176,8 @@ event_happen(const Event *event)
 		case EVENT_WORKER:
 			if (!node->up)
 				break;
-			TRACE("worker %u of node %u ends", (uint32_t) event->amount, event->node);
+			TRACE("worker %u of node %u ends%s", (uint32_t) event->amount, event->node,
+				  event->power ? ", as a sync failed" : "");
 			if (event->amount == 0)
 			{
 				if (node->capture.stage != CAPTURE_DOWN)
@@ -186,7 +187,7 @@ event_happen(const Event *event)
 			}
 			else if (event->amount == 1)
 			{
-				log_reopen(node);
+				log_reopen(node, event->power);
 				gossip_stop(node);
 			}
 			else
@@ -313,6 +314,20 @@ is_overtaken(const Node *node)
 	return false;
 }
 
+/* Is something flushed that was applied from what its log may lose? */
+static bool
+is_noted(const Node *node)
+{
+	for (uint32_t i = node->flushed; i > 0 && i + node->armed_ticks % 16 >= node->flushed; i--)
+	{
+		const Wal  *record = &node->wal[i - 1];
+
+		if (record->kind == WAL_REMOTE && record->seq > log_synced_seq(&node->logs[record->origin]))
+			return true;
+	}
+	return false;
+}
+
 /* Has the moment come that a crash waits for? */
 static bool
 crash_is_due(const Node *node)
@@ -335,6 +350,13 @@ crash_is_due(const Node *node)
 			return node->join.stage == JOIN_COPIES || node->join.stage == JOIN_READ;
 		case ARM_OVERTAKEN:
 			return is_overtaken(node);
+		case ARM_OUT:
+			return node->capture.stage == CAPTURE_APPENDED &&
+				world.nknown[node->index] > world.nregistered[node->index] &&
+				world.tick > node->capture.appended_tick + node->armed_ticks % 256;
+		case ARM_NOTED:
+			return is_noted(node) &&
+				world.tick > node->gossip.dirty_since + node->armed_ticks % 128;
 		default:
 			return false;
 	}
