@@ -127,6 +127,8 @@ static const struct
 	[PLANT_unheld] = {"unique_and_custom", 3, 2},
 	[PLANT_no_notes] = {"unique_and_custom", 3, 2},
 	[PLANT_late_pin] = {"unique_max", 3, 3},
+	[PLANT_unread_truncate] = {"unique_and_counter", 4, 2,
+		{"insert", "insert", "truncate", "insert"}},
 	[PLANT_lost_count] = {"unique_and_counter", 4, 2, {"insert", "insert", "insert", "update"}},
 	[PLANT_late_notes] = {"unique_and_counter", 4, 2, {"insert", "insert", "truncate", "insert"}},
 	[PLANT_delete_of_old] = {"unique_to_custom", 4, 2,

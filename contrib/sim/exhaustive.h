@@ -77,6 +77,7 @@ typedef struct Setting
 	X(late_floor, "the note stands behind the look-ups of what it is for") \
 	X(floor_as_read, "the floor is that of the moment when capture reads, not that of the WAL's order") \
 	X(unmoved, "what is applied is looked for where it was before lower local versions were read") \
+	X(unread_truncate, "a displaced row is added to before local truncates of it are read") \
 	X(no_batch_note, "what its log may yet lose is applied without a note of its batch") \
 	X(unread_batch_notes, "logs are read after a power loss before noted batches are back in them") \
 	X(all_acked, "forgotten once all have it, though older writes of theirs may be on the way") \

@@ -102,6 +102,9 @@ look(Work *w)
 
 	if (origin_of(w, row->writer) == w->self)
 		node_capture(w->history, node, w->self, row->writer - 1);
+	/* no client can remove a displaced row, so who has superseded it is asked for: he may be less than us */
+	if (row->image == 0 && node->displaced[w->key].image != 0 && plant != PLANT_unread_truncate)
+		node_capture(w->history, node, w->self, w->history->n - 1);
 	if (plant != PLANT_late_notes)
 		apply_notes(w);
 	w->in_table = row->image != 0;
