@@ -1,7 +1,7 @@
 # Apply begins with what gossip has written to a log and is still syncing, and
-# commits only what is durable.
+# commits only what is durable, or is small enough to go into the WAL before (t/073).
 #
-# Gossip is stopped between write and sync. Apply has the row in an open
+# Gossip is stopped between write and sync of a large row. Apply has it in an open
 # transaction then, and nobody sees it; after a while it gives up, so that it
 # does not hold its locks. Once gossip goes on the row is there.
 use strict;
@@ -11,9 +11,16 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Replp2p;
 
-my $g = Replp2p->group([ 'a', 'b' ], schema => 'CREATE TABLE t (id int PRIMARY KEY)');
+my $g = Replp2p->group([ 'a', 'b' ], schema => 'CREATE TABLE t (id int PRIMARY KEY, v text)');
 my $gossip = $g->pid('b', 'gossip');
 my $stopped = $g->node('b')->data_dir . '/replp2p/stopped_at_gossip_after_write';
+
+# Insert a row whose batch does not go into the WAL, however it is compressed.
+sub insert
+{
+	my ($id) = @_;
+	$g->sql('a', "INSERT INTO t SELECT $id, string_agg(md5(x || 'row $id'), '') FROM generate_series(1, 1000) x");
+}
 
 # Has apply on b an open transaction that writes?
 my $applying = <<'SQL';
@@ -27,7 +34,7 @@ sub is_visible
 	return $g->sql('b', "SELECT count(*) FROM t WHERE id = $id");
 }
 
-$g->sql('a', 'INSERT INTO t VALUES (1)');
+insert(1);
 $g->sync;
 $g->set('b', 'replp2p.crash_point', 'stop:gossip_after_write');
 
@@ -36,7 +43,7 @@ my $id = 1;
 until (-e $stopped)
 {
 	$id++;
-	$g->sql('a', "INSERT INTO t VALUES ($id)");
+	insert($id);
 	$g->wait_until(sub { -e $stopped || is_visible($id) }) or BAIL_OUT('neither stopped nor applied');
 }
 
@@ -48,7 +55,7 @@ is(is_visible($id), 0, 'it has given up');
 kill 'CONT', $gossip;
 ok($g->eventually('b', "SELECT count(*) = 1 FROM t WHERE id = $id"), 'durable, the row is there');
 is($g->sql('b', 'SELECT count(*) FROM replp2p.failed_changes'), 0, 'nothing has failed');
-$g->sql('a', 'INSERT INTO t VALUES (0)');
+insert(0);
 $g->sync;
 $g->same('t');
 

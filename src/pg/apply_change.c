@@ -6,8 +6,9 @@
  * The order of steps is what makes it safe beside local clients:
  *
  *	  1  The floor was raised to this transaction's stamp before anything was
- *	     looked up (apply_commit.c): whoever commits here without capture having
- *	     stamped it yet gets a greater stamp than ours.
+ *	     looked up (apply_commit.c), and a note in the WAL says so: whose commit record
+ *	     comes behind that note gets a greater stamp than ours. Whose came in front of it,
+ *	     be it captured or not, is there for every look-up, or in progress, and waited for.
  *	  2  The row is looked up by key with a dirty snapshot, which waits for
  *	     whoever has it in work, and locked. "Missing" is believed only after a
  *	     second look with a fresh snapshot, since a concurrent non-HOT update
@@ -143,6 +144,8 @@ rp_apply_change(RpApplyTransaction *txn, RpRelationMap *map, P2pTag tag,
 	if (handler_change)
 	{
 		rp_apply_close_relations(txn);	/* it may alter one of them */
+		/* local ones from before our note get their versions, later ones have greater stamps */
+		rp_barrier(txn->node, 0);
 		rp_handlers_register(txn->node, handler_change, &txn->version);
 	}
 	MemoryContextSwitchTo(old);

@@ -8,8 +8,11 @@
  * any crash. Every transaction has an xid, also when all of its changes lose,
  * since one without an xid would record no progress.
  *
- * Before anything is looked up the node's floor is raised to the stamp, and
- * before the commit the version index gets our entry (versions.h).
+ * Before anything is looked up the node's floor is raised to the stamp, by a note in the WAL
+ * (walnote.c): capture gives stamps by what it reads in front of a local commit. Before the commit
+ * the version index gets our entry (versions.h). And what is not durable in the origin's log yet
+ * goes into the WAL before the commit record does, or is waited for (apply_stream.c): in WAL the
+ * note comes first, and so is durable if the commit is.
  *
  * While several transactions of an origin are queued they go into one local commit, as a
  * group: a commit costs more than a row. Each is a subtransaction with an xid of its own, so
@@ -40,6 +43,7 @@
 #include "crashpoint.h"
 #include "keyset.h"
 #include "versions.h"
+#include "walnote.h"
 
 /* A large transaction looks this often whether the postmaster is alive. */
 #define CHANGES_PER_CHECK 1024
@@ -165,10 +169,7 @@ transaction_apply(RpCommit *commit, const P2pBegin *begin, const P2pVector *deps
 	RpApplyTransaction *txn = &commit->txn;
 	RpVersionEntry entry = {(uint16) slot, begin->seq, begin->stamp};
 
-	SpinLockAcquire(&node->vector_lock);
-	node->floor = Max(node->floor, begin->stamp);
-	SpinLockRelease(&node->vector_lock);
-
+	rp_floor_raise(node, begin->stamp);
 	txn->slot_version = (RpSlotVersion) {(uint16) slot, begin->seq, begin->stamp};
 	txn->version.stamp = begin->stamp;
 	txn->version.dot.origin = node->members[slot].origin;
@@ -249,7 +250,7 @@ commit_finish(RpCommit *commit)
 	RpApplyTransaction *txn = &commit->txn;
 
 	rp_apply_close_relations(txn);
-	rp_stream_wait_stored(commit->origin->stream, commit->seq);
+	rp_stream_secure(commit->origin->stream, commit->seq);
 	if (commit->grouped)
 	{
 		RpVersionEntry entry = {(uint16) commit->origin->slot, commit->seq, commit->stamp};

@@ -5,7 +5,7 @@
  * A large transaction comes in parts, over several replies. Apply begins with the first one that
  * gossip has verified and written, and goes on as others come, in one local transaction
  * that nobody sees before it commits, which takes the last part, and takes it durable, as for
- * any other transaction (rp_stream_wait_stored). So by the time the last part is here the
+ * any other transaction (rp_stream_secure). So by the time the last part is here the
  * others are applied.
  *
  *	  parts     1 . . 2 . . . . 3 . . . 4 . . 5 COMMIT

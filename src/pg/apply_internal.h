@@ -297,11 +297,11 @@ typedef struct RpStreamItem
 
 bool		rp_stream_next(RpStream *stream, RpStreamItem *item);
 /*
- * Before each commit: wait until the log is durable up to the last transaction in
- * it, as a stream may read ahead of that. ERROR (serialization failure, to be tried
- * again) if that takes too long.
+ * Before each commit, as a stream reads ahead of what is durable in the log: make sure that all up to seq,
+ * the last transaction in it, will be durable if the commit is. Waits for what is large. ERROR
+ * (serialization failure, to be tried again) if that takes too long.
  */
-void		rp_stream_wait_stored(RpStream *stream, uint64 seq);
+void		rp_stream_secure(RpStream *stream, uint64 seq);
 /* Does the transaction that was peeked go over several batches? */
 bool		rp_stream_is_large(RpStream *stream);
 /* Are there at least so many whole transactions after after_seq in the log? */

@@ -35,7 +35,8 @@ static void indexes_load(RpNode *node);
 /*
  * Wait until the node talks (its copy is complete), and the logs hold all that is in the
  * tables and not stable, be it copied or applied: only then are versions known. After a
- * start gossip has to open them first, and pulls again what a disk has lost.
+ * start gossip has to open them first, puts back what the WAL has noted for them, and pulls again
+ * what a disk has lost.
  */
 void
 rp_apply_wait_until_ready(RpNode *node)
@@ -47,7 +48,7 @@ rp_apply_wait_until_ready(RpNode *node)
 			status == RP_NODE_LEAVING;
 
 		SpinLockAcquire(&node->vector_lock);
-		ready &= node->capture_ready;
+		ready &= node->capture_ready && node->notes_known;
 		for (int slot = 1; slot < node->nmembers && ready; slot++)
 		{
 			P2pMemberLog log = {

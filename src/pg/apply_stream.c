@@ -5,11 +5,23 @@
  *
  * A stream stands inside a batch: its body is unpacked once and walked item by
  * item. A large transaction goes over several batches (parts), each with its
- * own descriptions and a repeated BEGIN. It reads what gossip has written and is
- * still syncing, too; the commit waits (rp_stream_wait_stored). And it reads parts of a
- * transaction whose last part is not here yet (apply_early.c): bytes that the origin has
+ * own descriptions and a repeated BEGIN. It reads parts of a
+ * transaction whose last part is not here yet (apply_early.c), too: bytes that the origin has
  * signed, and that are the same from whomever the others come. After an error,
  * or when the log was written anew, rp_stream_reset makes the next peek seek again.
+ *
+ * It reads what gossip has written and is still syncing. Nothing may be committed that
+ * is less durable than the commit itself; so before that (rp_stream_secure), each batch of which
+ * something is in the local transaction is made sure of, once:
+ *
+ *	  stored already					nothing is to be done
+ *	  up to RP_WAL_NOTE_MAX_BATCH bytes	its bytes go into the WAL in front of the commit
+ *										record, which is durable only after them (batchnote.c)
+ *	  larger, or a part				the commit waits for the sync: to write them twice would
+ *										cost as much
+ *
+ * A group of transactions may go on into the next batch. The bytes of the one before are gone then,
+ * so it is made sure of when the stream leaves it.
  */
 #include "postgres.h"
 
@@ -20,7 +32,9 @@
 #include "utils/memutils.h"
 
 #include "apply_internal.h"
+#include "batchnote.h"
 #include "monotonic.h"
+#include "walnote.h"
 
 /*
  * A transaction that waits so long for its log to be synced is given up, as it
@@ -36,7 +50,13 @@ struct RpStream
 	MemoryContext context;		/* of the stream */
 	MemoryContext body_context; /* of the current body */
 	RpLogReader *log;
+	uint64		opened;			/* how often the log was opened by gossip, before we read from it */
 	P2pBatch	batch;
+	P2pBlock	bytes;			/* of it, as in the log; NULL: not at hand any more */
+	bool		in_use;			/* the end of a transaction was read from it, whose commit is to come */
+	uint64		noted_seq;		/* up to here the WAL has what was not durable */
+	uint64		secured_seq;	/* up to here that is so, or will be awaited */
+	uint64		awaited_seq;	/* up to here the log has to be durable before the commit; 0 = no matter */
 	P2pBodyReader body;
 	void	   *body_memory;
 	P2pItem		item;
@@ -63,6 +83,9 @@ static P2pItem *stream_next_item(RpStream *stream);
 static RpRelationMap *stream_map(RpStream *stream, uint32 relno);
 static uint64 stored_seq(RpStream *stream);
 static RpLogLimit readable(RpStream *stream);
+static uint64 times_opened(RpStream *stream);
+static void batch_secure(RpStream *stream);
+static void wait_stored(RpStream *stream, uint64 seq);
 
 RpStream *
 rp_stream_create(RpNode *node, int slot)
@@ -92,6 +115,9 @@ rp_stream_reset(RpStream *stream)
 	if (stream->log)
 		rp_log_close_reader(stream->log);
 	stream->log = NULL;
+	stream->bytes.bytes = NULL;
+	stream->in_use = false;
+	stream->awaited_seq = 0;
 	stream->positioned = false;
 	stream->in_body = false;
 	stream->peeked = false;
@@ -119,7 +145,7 @@ readable(RpStream *stream)
 {
 	const RpMember *member = &stream->node->members[stream->slot];
 	RpLogLimit	stored = {0, 0};
-	RpLogLimit	written;
+	RpLogLimit	written = {0, 0};
 
 	SpinLockAcquire(&stream->node->vector_lock);
 	stored.seq = member->stored_seq;
@@ -129,8 +155,57 @@ readable(RpStream *stream)
 	return stored.seq >= stream->unsure_seq && written.seq >= stored.seq ? written : stored;
 }
 
+/* How often has gossip opened the log? */
+static uint64
+times_opened(RpStream *stream)
+{
+	uint64		opened;
+
+	SpinLockAcquire(&stream->node->vector_lock);
+	opened = stream->node->members[stream->slot].opened;
+	SpinLockRelease(&stream->node->vector_lock);
+	return opened;
+}
+
 void
-rp_stream_wait_stored(RpStream *stream, uint64 seq)
+rp_stream_secure(RpStream *stream, uint64 seq)
+{
+	if (stream->in_use)
+		batch_secure(stream);
+	if (stream->awaited_seq > 0)
+		wait_stored(stream, stream->awaited_seq);
+	stream->awaited_seq = 0;
+	stream->in_use = false;
+	Assert(stream->secured_seq >= seq);
+}
+
+/* See to it that the batch at hand is durable if our next commit is, or have that wait for it. */
+static void
+batch_secure(RpStream *stream)
+{
+	uint64		last_seq = stream->batch.span.last_seq;
+
+	stream->secured_seq = last_seq;
+	if (stored_seq(stream) >= last_seq)
+		return;
+	if (stream->batch.span.partial || stream->bytes.length > RP_WAL_NOTE_MAX_BATCH)
+	{
+		stream->awaited_seq = last_seq;
+		return;
+	}
+	if (stream->noted_seq >= last_seq &&
+		times_opened(stream) == stream->opened)
+		return;
+	if (!rp_batch_note(stream->node, stream->slot, stream->opened, last_seq, &stream->bytes))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the change log was opened anew, and is read again")));
+	stream->noted_seq = last_seq;
+}
+
+/* Wait until the log is durable up to seq; ERROR if that takes too long. */
+static void
+wait_stored(RpStream *stream, uint64 seq)
 {
 	int64		until = rp_monotonic_us() + STORED_PATIENCE_US;
 
@@ -158,15 +233,22 @@ bool
 rp_stream_peek(RpStream *stream, uint64 after_seq, P2pBegin *begin, const P2pVector **deps)
 {
 	RpLogLimit	limit = readable(stream);
+	uint64		opened = times_opened(stream);
 
 	if (limit.seq < after_seq || (limit.seq == after_seq && limit.parts == 0))
 		return false;
 	if (stream->peeked && stream->peeked_seq != after_seq + 1)
 		rp_stream_reset(stream);
+	/* what we hold of it could not be noted any more */
+	if (stream->opened != opened && !stream->in_use && stream->awaited_seq == 0)
+		rp_stream_reset(stream);
 	if (!stream->positioned)
 	{
 		MemoryContext old = MemoryContextSwitchTo(stream->context);
 
+		if (stream->opened != opened)
+			stream->noted_seq = 0;
+		stream->opened = opened;
 		stream->log = rp_log_open_reader(stream->node->dboid, &stream->origin);
 		MemoryContextSwitchTo(old);
 		if (!rp_log_seek(stream->log, after_seq, 0, false))
@@ -211,13 +293,16 @@ static bool
 stream_next_body(RpStream *stream)
 {
 	RpLogLimit	limit = readable(stream);
-	P2pBlock	bytes;
 	P2pBlock	body;
 	P2pStatus	status;
 
-	status = rp_log_read_to(stream->log, &limit, &bytes, &stream->batch);
+	if (stream->in_use)
+		batch_secure(stream);
+	stream->bytes.bytes = NULL;
+	status = rp_log_read_to(stream->log, &limit, &stream->bytes, &stream->batch);
 	if (status == P2P_END)
 		return false;
+	stream->in_use = false;
 	if (status == P2P_OK)
 		status = rp_log_unpack(stream->log, &stream->batch, &body);
 	if (status != P2P_OK)
@@ -381,6 +466,7 @@ rp_stream_next(RpStream *stream, RpStreamItem *out)
 		if (item->tag == P2P_TAG_COMMIT)
 		{
 			stream->peeked = false;
+			stream->in_use = true;
 			return false;
 		}
 		if (item->tag != P2P_TAG_BEGIN)

@@ -23,6 +23,26 @@
  * A transaction under a replication origin that is not ours is a local one, with
  * the time of its commit record.
  *
+ * The floor, which stamps must exceed, is taken from the WAL as well: from the position that
+ * reading begins at, and from apply's notes (walnote.h), remote commits and copies behind it. So a
+ * stamp is a function of the WAL: who decodes it again gives it again. For each key it
+ * still holds that who overwrote, or could not see, a version that this node applied before has the
+ * greater stamp. Say apply has noted T's stamp, and only then looks. A local U whose commit record
+ * stands behind that note is stamped above T. One in front of it has inserted its commit record
+ * before anything was looked up: its row or its delete is there for the look-up, or still locked,
+ * which is waited for; then T has met U and the two are compared, once capture has come by,
+ * whatever the stamps are.
+ *
+ *	 groups, early ones	 every member, and an attempt that is undone later, notes before it looks
+ *	 what apply undid	 its note stays: the floor is higher than it had to be, for everybody
+ *						 who reads this WAL
+ *	 rows that return	 (displaced_follow.c) have versions that were noted when they came first
+ *	 what is reverted	 is written anew, like by any client
+ *	 tracked tables		 look and lock like others; sets hold what has been captured, and who is
+ *						 not is waited for
+ *	 joins				 note the greatest stamp that a copied row may have before the copy counts
+ *	 prepared ones		 count from COMMIT PREPARED on, and hold their locks until then
+ *
  * The captured vector is a member's required_seq at least: what a joiner's copy
  * contains counts as applied. The copy's commit comes, in WAL order, before all
  * that could depend on it; a transaction before it that names more than it saw
@@ -44,12 +64,13 @@
  * then has to reach: who is below it has written its commit record before.
  *
  * The slot is confirmed every few seconds or 16 MB, up to a durable position of
- * the log and after the version index was synced. Its restart_lsn follows by what
- * decoding has proposed.
+ * the log and after the version index was synced; and when other origins' batches that stand in
+ * the WAL before that place are durable in their logs (batchnote.c). Its restart_lsn follows by
+ * what decoding has proposed.
  *
  * Any ERROR ends the worker, and the launcher starts it again: it goes on at the
  * log's last position. Seqs and stamps that were given since have been seen by
- * nobody.
+ * nobody, but for one small transaction perhaps that gets the same again (capture_batch.c).
  *
  * While it holds the slot this process runs no query and writes no table: VACUUM
  * does not look at its snapshots.
@@ -73,6 +94,7 @@
 #include "monotonic.h"
 #include "settings.h"
 #include "versions.h"
+#include "walnote.h"
 #include "walread.h"
 #include "worker.h"
 
@@ -99,6 +121,7 @@ static void below_note(RpCapture *capture);
 static XLogRecPtr insert_end(void);
 static void read_up_to(RpCapture *capture, XLogRecPtr limit);
 static void record_process(RpCapture *capture);
+static bool commit_parse(XLogReaderState *reader, RpCommitRecord *commit);
 static void commit_account(RpCapture *capture, XLogRecPtr end);
 static void commit_refill(RpCapture *capture, int slot);
 static void remote_versions_put(RpCapture *capture, int slot);
@@ -299,12 +322,15 @@ record_process(RpCapture *capture)
 	XLogReaderState *reader = capture->decoding->reader;
 	XLogRecPtr	end = reader->EndRecPtr;
 	uint64		seq_before = capture->seq;
+	RpWalNote	note;
 	bool		is_commit;
 
 	if (!capture->caught_up && reader->ReadRecPtr >= capture->start_lsn)
 		start_reached(capture);
 	(void) rp_group_note_read(reader, &capture->group);
-	is_commit = rp_commit_record_parse(reader, &capture->commit);
+	if (capture->caught_up && rp_wal_note_parse(reader, &note) && note.kind == RP_WAL_NOTE_FLOOR)
+		rp_capture_floor_raise(capture, note.floor);
+	is_commit = commit_parse(reader, &capture->commit);
 	LogicalDecodingProcessRecord(capture->decoding, reader);
 	/* The server's transaction around decoding, if there was one, has changed both. */
 	CurrentResourceOwner = capture->owner;
@@ -316,6 +342,8 @@ record_process(RpCapture *capture)
 			commit_local(capture, seq_before);
 		else
 			commit_account(capture, end);
+		if (capture->commit.changes_catalogs)
+			capture->catalogs_lsn = end;
 		capture->commit.known = false;
 	}
 	if (!capture->caught_up)
@@ -326,8 +354,8 @@ record_process(RpCapture *capture)
 }
 
 /* Parse the record under the reader into *commit, if it is a commit in this database. */
-bool
-rp_commit_record_parse(XLogReaderState *reader, RpCommitRecord *commit)
+static bool
+commit_parse(XLogReaderState *reader, RpCommitRecord *commit)
 {
 	xl_xact_parsed_commit parsed;
 	uint8		info = XLogRecGetInfo(reader) & XLOG_XACT_OPMASK;
@@ -344,6 +372,7 @@ rp_commit_record_parse(XLogReaderState *reader, RpCommitRecord *commit)
 	commit->xid = TransactionIdIsValid(parsed.twophase_xid) ? parsed.twophase_xid :
 		XLogRecGetXid(reader);
 	commit->full_xid = rp_versions_full_xid(commit->xid);
+	commit->changes_catalogs = parsed.nmsgs > 0;
 	commit->nsubxacts = parsed.nsubxacts;
 	commit->subxacts = parsed.subxacts;
 	commit->commit_time = parsed.xact_time;
@@ -358,15 +387,17 @@ rp_commit_record_parse(XLogReaderState *reader, RpCommitRecord *commit)
 	return true;
 }
 
-/* The stamp below which nothing may be stamped after this commit; 0 = says nothing. */
-P2pStamp
-rp_commit_record_floor(RpCapture *capture, const RpCommitRecord *commit)
+void
+rp_capture_floor_raise(RpCapture *capture, P2pStamp floor)
 {
-	if (commit->origin == RP_COPY_ORIGIN)
-		return (P2pStamp) commit->origin_lsn;
-	if (rp_capture_origin_slot(capture, commit->origin) > 0)
-		return commit->origin_timestamp;
-	return 0;
+	RpNode	   *node = capture->node;
+
+	if (floor <= capture->floor)
+		return;
+	capture->floor = floor;
+	SpinLockAcquire(&node->vector_lock);
+	node->floor = Max(node->floor, floor);
+	SpinLockRelease(&node->vector_lock);
 }
 
 /* Account for a commit that was none of our transactions. */
@@ -374,9 +405,7 @@ static void
 commit_account(RpCapture *capture, XLogRecPtr end)
 {
 	const RpCommitRecord *commit = &capture->commit;
-	RpNode	   *node = capture->node;
 	int			slot = rp_capture_origin_slot(capture, commit->origin);
-	P2pStamp	floor;
 
 	if (end <= capture->start_lsn)
 	{
@@ -384,13 +413,8 @@ commit_account(RpCapture *capture, XLogRecPtr end)
 			commit_refill(capture, slot);
 		return;
 	}
-	floor = rp_commit_record_floor(capture, commit);
-	if (floor > 0)
-	{
-		SpinLockAcquire(&node->vector_lock);
-		node->floor = Max(node->floor, floor);
-		SpinLockRelease(&node->vector_lock);
-	}
+	if (commit->origin == RP_COPY_ORIGIN)
+		rp_capture_floor_raise(capture, (P2pStamp) commit->origin_lsn);
 	if (slot > 0)
 		commit_remote(capture, slot);
 	else if (slot == RP_SELF)
@@ -442,6 +466,7 @@ commit_remote(RpCapture *capture, int slot)
 {
 	const RpCommitRecord *commit = &capture->commit;
 
+	rp_capture_floor_raise(capture, commit->origin_timestamp);
 	remote_versions_put(capture, slot);
 	rp_capture_vector_raise(capture, slot, commit->origin_lsn);
 	capture->remote_commits++;
@@ -505,6 +530,8 @@ rp_capture_origin_slot(RpCapture *capture, RepOriginId origin)
 		return -1;
 	/* Apply may have begun with a member since we last looked. */
 	slot = rp_member_by_roident(capture->node, origin);
+	if (slot < 0)
+		capture->repeatable = false;	/* it may become the origin of a member */
 	return slot;
 }
 
@@ -519,6 +546,7 @@ rp_capture_members_refresh(RpCapture *capture)
 	LWLockAcquire(&node->lock, LW_SHARED);
 	changed = capture->generation != node->loaded_generation ||
 		capture->nmembers != node->nmembers;
+	capture->active = node->status == RP_NODE_ACTIVE;
 	if (changed)
 	{
 		capture->generation = node->loaded_generation;
@@ -540,6 +568,8 @@ rp_capture_members_refresh(RpCapture *capture)
 	}
 	LWLockRelease(&node->lock);
 
+	if (changed || !capture->active)
+		capture->repeatable = false;	/* until a position has the vector as it is now */
 	for (int slot = RP_SELF + 1; changed && slot < capture->nmembers; slot++)
 		rp_capture_vector_raise(capture, slot, required[slot]);
 }
@@ -604,6 +634,9 @@ batch_is_full(RpCapture *capture)
 {
 	const RpBody *body = &capture->body;
 
+	/* alone, as it was if it was served before it was durable */
+	if (!capture->started)
+		return true;
 	return body->writer.length >= (size_t) rp_batch_max_kb * 1024 ||
 		body->nrelations >= RP_BODY_RELATIONS_SOFT ||
 		time_is_up(body->since_us, rp_batch_delay_ms);
@@ -619,25 +652,41 @@ position_is_due(RpCapture *capture)
 		time_is_up(capture->synced_us, POSITION_INTERVAL_MS);
 }
 
-/* Let the slot go up to the log's last durable position, now and then. */
+/* Is it time to let the slot go on? */
+static bool
+confirm_is_due(const RpCapture *capture)
+{
+	return capture->synced_lsn > capture->confirmed_lsn &&
+		(capture->synced_lsn - capture->confirmed_lsn >= CONFIRM_BYTES ||
+		 time_is_up(capture->confirmed_us, CONFIRM_INTERVAL_MS));
+}
+
+/*
+ * Let the slot go up to the log's last durable position, now and then; as soon as no log needs
+ * what is in the WAL before it.
+ */
 static void
 confirm_if_due(RpCapture *capture)
 {
 	RpNode	   *node = capture->node;
 
-	if (capture->synced_lsn <= capture->confirmed_lsn)
-		return;
-	if (capture->synced_lsn - capture->confirmed_lsn < CONFIRM_BYTES &&
-		!time_is_up(capture->confirmed_us, CONFIRM_INTERVAL_MS))
+	if (XLogRecPtrIsInvalid(capture->confirm_lsn) && confirm_is_due(capture))
+	{
+		capture->confirm_lsn = capture->synced_lsn;
+		rp_batch_notes_mark(node, &capture->confirm_mark);
+	}
+	if (XLogRecPtrIsInvalid(capture->confirm_lsn) ||
+		!rp_batch_notes_may_go(node, &capture->confirm_mark))
 		return;
 
 	rp_versions_sync();
-	LogicalConfirmReceivedLocation(capture->synced_lsn);
+	LogicalConfirmReceivedLocation(capture->confirm_lsn);
 	ReplicationSlotMarkDirty();
 	ReplicationSlotSave();
 	ReplicationSlotsComputeRequiredLSN();
 	RP_CRASH_POINT("capture_after_confirm");
-	capture->confirmed_lsn = capture->synced_lsn;
+	capture->confirmed_lsn = capture->confirm_lsn;
+	capture->confirm_lsn = InvalidXLogRecPtr;
 	capture->confirmed_us = rp_monotonic_us();
 	SpinLockAcquire(&node->vector_lock);
 	node->confirmed_lsn = capture->confirmed_lsn;

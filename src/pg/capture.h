@@ -24,6 +24,7 @@
 #include "utils/hsearch.h"
 #include "utils/resowner.h"
 
+#include "batchnote.h"
 #include "changelog.h"
 #include "groupnote.h"
 #include "members.h"
@@ -35,6 +36,8 @@
 
 /* A body ends when it describes this many tables, so that a TRUNCATE always has room. */
 #define RP_BODY_RELATIONS_SOFT (P2P_MAX_BODY_RELATIONS - P2P_MAX_TRUNCATED)
+/* A batch of one whole transaction of at most so many bytes is not compressed. */
+#define RP_PLAIN_MAX_BODY 4096
 /* A transaction is cut into parts of about so many batches' size. */
 #define RP_PART_BATCHES 4
 
@@ -50,6 +53,7 @@ typedef struct RpCommitRecord
 	RepOriginId origin;
 	XLogRecPtr	origin_lsn;		/* our origins: the seq */
 	TimestampTz origin_timestamp;	/* our origins: the stamp */
+	bool		changes_catalogs;
 } RpCommitRecord;
 
 /* Where something stands in the body. */
@@ -121,6 +125,7 @@ typedef struct RpCapture
 	uint64		seq;			/* last finished local transaction, its stamp and commit time */
 	P2pStamp	stamp;
 	TimestampTz last_commit_time;
+	P2pStamp	floor;			/* what apply had begun with at this place of the WAL */
 
 	XLogRecPtr	done_lsn;		/* end of the last record that is dealt with */
 	uint64		commits;		/* of anybody, read since the start */
@@ -142,12 +147,20 @@ typedef struct RpCapture
 	RpLogWriter *writer;
 	P2pCursor	cursor;			/* end of what was appended */
 	bool		appended;		/* batches since the last sync */
+	bool		started;		/* the first batch since the start is durable */
+	bool		active;			/* the node was, when members were looked at last */
+	bool		repeatable;		/* all since the last sync comes out the same again */
+	XLogRecPtr	catalogs_lsn;	/* end of the last commit that changed catalogs */
+	bool		caches_doubtful;	/* somebody's older snapshot has been used since then */
+	int64		caches_reset_us;	/* monotonic */
 	uint64		oldest_seq;
 	XLogRecPtr	synced_lsn;		/* of the last durable position */
 	int64		synced_us;		/* monotonic: when that was written */
 	int			remote_commits; /* since then */
 	XLogRecPtr	confirmed_lsn;
 	int64		confirmed_us;	/* monotonic: when the slot was moved */
+	XLogRecPtr	confirm_lsn;	/* where it is to go once that may be; Invalid = nothing is due */
+	RpBatchMark confirm_mark;	/* what was noted in front of that */
 
 	RpPendingVersion *pending;
 	size_t		npending;
@@ -172,16 +185,14 @@ typedef struct RpCapture
 
 /* capture.c */
 
-/* Parse the record under the reader into *commit, if it is a commit in this database. */
-bool		rp_commit_record_parse(XLogReaderState *reader, RpCommitRecord *commit);
-/* The stamp below which nothing may be stamped after this commit; 0 = says nothing. */
-P2pStamp	rp_commit_record_floor(RpCapture *capture, const RpCommitRecord *commit);
 /* Slot of a replication origin; RP_SELF: versions of this node restated; -1: it is none of ours. */
 int			rp_capture_origin_slot(RpCapture *capture, RepOriginId origin);
 /* Take over the members from shared memory if they have changed; may seal the body. */
 void		rp_capture_members_refresh(RpCapture *capture);
 /* Raise the captured vector; may seal the body, so never from a decoding callback. */
 void		rp_capture_vector_raise(RpCapture *capture, int slot, uint64 seq);
+/* Raise the floor, at this place of the WAL. */
+void		rp_capture_floor_raise(RpCapture *capture, P2pStamp floor);
 /* Put version entries for a transaction and its subtransactions. */
 void		rp_capture_versions_put(const RpCommitRecord *commit, uint16 slot, uint64 seq,
 									P2pStamp stamp);
@@ -194,6 +205,10 @@ void		rp_capture_open(RpCapture *capture);
 void		rp_capture_refill_note(RpCapture *capture, const RpCommitRecord *commit);
 /* The start position is reached: put the missing entries, from the log. */
 void		rp_capture_refill_finish(RpCapture *capture);
+/* The first batch since the start is durable. */
+void		rp_capture_started(RpCapture *capture);
+/* Is a transaction so small that decoding it again from the last position will not spool it? */
+bool		rp_capture_is_small(const ReorderBufferTXN *txn);
 
 /* capture_batch.c */
 
@@ -216,7 +231,7 @@ void		rp_transaction_cut(RpCapture *capture);
 void		rp_transaction_commit(RpCapture *capture);
 /* Seal the whole transactions in the body, if any, and append the batch. */
 void		rp_capture_seal(RpCapture *capture);
-/* Seal, write a position, make all durable, put version entries, publish. */
+/* Seal, write a position, serve what is repeatable, make durable, put version entries, publish. */
 void		rp_capture_flush(RpCapture *capture);
 /* Tell shared memory how far we are; nothing unsealed, nothing unsynced. */
 void		rp_capture_publish(RpCapture *capture);

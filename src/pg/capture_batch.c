@@ -30,8 +30,45 @@
  * two steps loses nothing: reading goes on at the last durable position, and
  * capture_position.c puts version entries that are missing.
  *
+ * Served before the fsync. Peers may have a batch as soon as it is written (RpMember.written_seq
+ * of this node; serve.c, and nothing else, goes by that) if it is repeatable: should a loss of
+ * power take it from the log, then decoding the same WAL again from the last durable position
+ * gives the very same bytes, since its commit is flushed before it is decoded. What a batch is
+ * made of, and why that is so:
+ *
+ *	 transactions	 One, whole, with nothing unsynced in front of it. So at most one batch is ever
+ *					 out, and it is the first after the position: the first batch after any start
+ *					 has one transaction, too.
+ *	 previous hash,	 Of the last durable batch and position.
+ *	 seq
+ *	 stamp			 A function of the WAL (capture.c: the floor). Commit time and xid are the
+ *					 commit record's.
+ *	 deps			 The captured vector: the position's, and what remote commits behind it made of
+ *					 it. Not so where members have changed since the position, or while the node is
+ *					 not active (required_seq comes from elsewhere), or if a replication origin was
+ *					 met that is none of ours yet (rp_capture_origin_slot).
+ *	 rows			 Of the WAL. Unchanged values that are fetched from TOAST tables may be gone:
+ *					 not so then.
+ *	 tables, keys,	 Catalogs and our rules under the historic snapshot. Not so if the transaction
+ *	 columns		 has changed catalogs, or others have while it ran, or the caches may still hold
+ *					 what an older snapshot has put there (decode.c: catalogs_look).
+ *	 values			 Binary send functions of the server's own types: no setting counts, since the
+ *					 client's encoding is the database's. Text is made by settings and catalogs: not
+ *					 so.
+ *	 order, numbers	 The changes in WAL order, without aborted subtransactions. A spool's chunk may
+ *	 of tables		 have numbers of tables that only those have touched, and whether there is one
+ *					 hangs on all that runs: not so, and none will be next time for what is small
+ *					 now (capture_position.c).
+ *	 parts			 At most RP_PLAIN_MAX_BODY bytes, which no value of replp2p.batch_max_size cuts.
+ *	 compression	 None up to that size, which no version of the library can change.
+ *	 signature		 Ed25519 makes the same of the same.
+ *
+ * Whatever reads something else into a batch clears RpCapture.repeatable, which a durable position
+ * sets. A new version of this code that makes other bytes of the same WAL has to begin where the
+ * end of the log is durable and behind all WAL: after a shutdown that is so.
+ *
  * Errors end the worker; nothing here needs undoing, since recovery of the log
- * begins at the last durable position and nobody has seen more.
+ * begins at the last durable position and nobody has seen more but what comes again.
  *
  * Called by decode.c (within decoding callbacks) and capture.c. vector_lock is
  * taken for stamping and publishing, and never across I/O.
@@ -58,7 +95,7 @@
 static void body_make(RpCapture *capture, RpBody *body);
 static void body_check(RpCapture *capture);
 static void vector_copy(P2pVector *to, const P2pVector *from);
-static P2pStamp stamp_give(RpNode *node, TimestampTz commit_time);
+static P2pStamp stamp_give(RpCapture *capture, TimestampTz commit_time);
 static void put_begin(RpCapture *capture, const P2pVector *previous);
 static bool part_is_full(RpCapture *capture);
 static void part_end(RpCapture *capture, bool final);
@@ -66,11 +103,12 @@ static void body_split(RpCapture *capture);
 static void body_append(RpBody *body, const uint8_t *bytes, size_t start, size_t end);
 static void batch_append(RpCapture *capture, P2pSpan span, P2pStamp last_stamp,
 						 const P2pVector *deps);
-static const void *body_pack(RpCapture *capture, uint8 *compression, uint32 *length);
+static const void *body_pack(RpCapture *capture, bool plain, uint8 *compression, uint32 *length);
+static void written_publish(RpCapture *capture);
 static void position_append(RpCapture *capture);
 static void pending_put(RpCapture *capture);
 static void publish_vectors(RpCapture *capture);
-static bool publish_self(RpCapture *capture);
+static bool publish_self(RpCapture *capture, bool *news);
 
 /* Make an empty body, and one for what is spooled. */
 void
@@ -193,7 +231,7 @@ rp_transaction_begin(RpCapture *capture)
 	tx->part = 0;
 	tx->changes = 0;
 	tx->begin.seq = capture->seq + 1;
-	tx->begin.stamp = stamp_give(capture->node, commit->commit_time);
+	tx->begin.stamp = stamp_give(capture, commit->commit_time);
 	tx->begin.commit_time = commit->commit_time;
 	tx->begin.xid = commit->full_xid;
 	vector_copy(&tx->deps, &capture->vector);
@@ -209,25 +247,24 @@ rp_transaction_begin(RpCapture *capture)
 }
 
 /*
- * Give the next stamp. Under the lock with which apply raises the floor: what
- * apply begins after this sees our transaction, and what it has begun before
- * this has the lesser stamp.
+ * Give the next stamp, by nothing but what stands in the WAL up to here: what is told in shared
+ * memory of it is for others. (capture.c says why the floor of this place is enough.)
  */
 static P2pStamp
-stamp_give(RpNode *node, TimestampTz commit_time)
+stamp_give(RpCapture *capture, TimestampTz commit_time)
 {
-	P2pStamp	stamp;
+	RpNode	   *node = capture->node;
+	P2pStamp	stamp = p2p_stamp_next(commit_time, capture->stamp, capture->floor);
 
 	SpinLockAcquire(&node->vector_lock);
-	stamp = p2p_stamp_next(commit_time, node->last_stamp, node->floor);
 #ifdef RP_CRASH_POINTS
-	/* Only for the test that must be seen to lose writes without the rule above. */
+	/* Only for the test that must be seen to lose writes without this rule. */
 	if (rp_raw_stamps)
-		stamp = commit_time;
+		stamp = node->last_stamp = commit_time;
 #endif
-	node->last_stamp = stamp;
+	node->last_stamp = Max(node->last_stamp, stamp);
 	if (stamp == commit_time)
-		node->own_time = stamp;
+		node->own_time = Max(node->own_time, stamp);
 	SpinLockRelease(&node->vector_lock);
 	return stamp;
 }
@@ -404,6 +441,8 @@ batch_append(RpCapture *capture, P2pSpan span, P2pStamp last_stamp, const P2pVec
 	MemoryContext old = MemoryContextSwitchTo(capture->step_memory);
 	const void *stored;
 	uint32		stored_length;
+	bool		plain = !span.partial && span.first_seq == span.last_seq &&
+		capture->body.writer.length <= RP_PLAIN_MAX_BODY;
 	P2pStatus	status;
 
 	memset(&batch, 0, sizeof(batch));
@@ -414,7 +453,7 @@ batch_append(RpCapture *capture, P2pSpan span, P2pStamp last_stamp, const P2pVec
 	batch.raw_length = (uint32) capture->body.writer.length;
 	memcpy(batch.previous_hash, capture->cursor.hash, P2P_HASH_SIZE);
 	vector_copy(&batch.deps, deps);
-	stored = body_pack(capture, &batch.compression, &stored_length);
+	stored = body_pack(capture, plain, &batch.compression, &stored_length);
 
 	status = p2p_batch_seal(&batch, stored, stored_length, capture->identity.secret_key,
 							header, sizeof(header));
@@ -427,6 +466,8 @@ batch_append(RpCapture *capture, P2pSpan span, P2pStamp last_stamp, const P2pVec
 	rp_log_append_batch(capture->writer, &batch, header, batch.header_length,
 						stored, stored_length);
 	p2p_cursor_advance(&capture->cursor, &span, batch.hash);
+	if (!plain || capture->appended)
+		capture->repeatable = false;
 	capture->appended = true;
 	if (capture->oldest_seq == 0)
 		capture->oldest_seq = span.first_seq;
@@ -437,13 +478,19 @@ batch_append(RpCapture *capture, P2pSpan span, P2pStamp last_stamp, const P2pVec
 
 /* Pack the body; returns it as it is stored, in memory of capture's. */
 static const void *
-body_pack(RpCapture *capture, uint8 *compression, uint32 *length)
+body_pack(RpCapture *capture, bool plain, uint8 *compression, uint32 *length)
 {
 	P2pWriter  *writer = &capture->body.writer;
 	uint32		raw_length = (uint32) writer->length;
 	size_t		bound = rp_log_pack_bound(raw_length);
 	const void *stored;
 
+	if (plain)
+	{
+		*compression = P2P_COMPRESSION_NONE;
+		*length = raw_length;
+		return writer->data;
+	}
 	if (capture->packed_size < bound || capture->packed_size > BODY_KEEP_SIZE)
 	{
 		if (capture->packed != NULL)
@@ -455,7 +502,7 @@ body_pack(RpCapture *capture, uint8 *compression, uint32 *length)
 	return stored;
 }
 
-/* Make everything up to done_lsn durable, then visible to others. */
+/* Make all up to done_lsn durable, then visible; peers may have what is repeatable before. */
 void
 rp_capture_flush(RpCapture *capture)
 {
@@ -464,10 +511,20 @@ rp_capture_flush(RpCapture *capture)
 	rp_capture_seal(capture);
 	position_append(capture);
 	RP_CRASH_POINT("capture_after_append");
+	if (capture->appended && capture->repeatable)
+	{
+		rp_log_write(capture->writer);
+		written_publish(capture);
+	}
+	if (capture->appended)
+		RP_CRASH_POINT("capture_before_sync");
 	rp_log_sync(capture->writer);
 	RP_CRASH_POINT("capture_after_sync");
 	pg_atomic_fetch_add_u64(&capture->node->stats.log_syncs, 1);
+	if (capture->appended && !capture->started)
+		rp_capture_started(capture);
 	capture->appended = false;
+	capture->repeatable = capture->active;
 	capture->synced_lsn = capture->done_lsn;
 	capture->synced_us = rp_monotonic_us();
 	capture->remote_commits = 0;
@@ -483,16 +540,27 @@ static void
 position_append(RpCapture *capture)
 {
 	static P2pPosition position;
-	RpNode	   *node = capture->node;
 
 	position.lsn = capture->done_lsn;
 	position.seq = capture->seq;
 	position.stamp = capture->stamp;
+	position.floor = capture->floor;
 	vector_copy(&position.vector, &capture->vector);
-	SpinLockAcquire(&node->vector_lock);
-	position.floor = node->floor;
-	SpinLockRelease(&node->vector_lock);
 	rp_log_append_position(capture->writer, &position);
+}
+
+/* Let peers have what is in the log's file. */
+static void
+written_publish(RpCapture *capture)
+{
+	RpNode	   *node = capture->node;
+	RpSlotSet	self = {0};
+
+	SpinLockAcquire(&node->vector_lock);
+	node->members[RP_SELF].written_seq = capture->seq;
+	SpinLockRelease(&node->vector_lock);
+	rp_slots_add(&self, RP_SELF);
+	rp_pollers_wake(node, &self);
 }
 
 /* Put the version entries of transactions whose batches are durable now. */
@@ -516,15 +584,16 @@ rp_capture_publish(RpCapture *capture)
 	RpNode	   *node = capture->node;
 	RpSlotSet	self = {0};
 	bool		own;
+	bool		news;			/* for peers */
 
 	Assert(capture->body.first_seq == 0 && !capture->appended && capture->npending == 0);
 	SpinLockAcquire(&node->vector_lock);
 	publish_vectors(capture);
-	own = publish_self(capture);
+	own = publish_self(capture, &news);
 	SpinLockRelease(&node->vector_lock);
 
 	rp_slots_add(&self, RP_SELF);
-	if (own)
+	if (news)
 		rp_pollers_wake(node, &self);	/* first: peers wait for it */
 	if (capture->published_lsn != capture->done_lsn || own)
 		ConditionVariableBroadcast(&node->captured_cv);
@@ -560,18 +629,20 @@ publish_vectors(RpCapture *capture)
 	}
 }
 
-/* Our own transactions; returns whether there are new ones. vector_lock is held. */
+/* Our own transactions; are there new ones, and news for peers? vector_lock is held. */
 static bool
-publish_self(RpCapture *capture)
+publish_self(RpCapture *capture, bool *news)
 {
 	RpNode	   *node = capture->node;
 	RpMember   *self = &node->members[RP_SELF];
 
+	*news = self->written_seq < capture->seq;
 	if (capture->published_seq == capture->seq)
 		return false;
 	capture->published_seq = capture->seq;
 	self->captured_seq = capture->seq;
 	self->stored_seq = capture->seq;
+	self->written_seq = capture->seq;
 	self->applied_seq = capture->seq;
 	self->stored_stamp = capture->stamp;
 	self->applied_stamp = capture->stamp;

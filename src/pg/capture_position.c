@@ -22,9 +22,8 @@
  *	 are put again: remote ones from their commit records, local ones by looking up
  *	 the xid in the log, since only the commit record knows the subtransactions.
  *	 Entries of transactions beyond the position are dropped at the server's start.
- * - What apply committed after the position was stamped before anything that we
- *	 stamp from now on, but the floor in shared memory may have been lost with a
- *	 crash. So their commit records are read ahead once, and raise it again.
+ * - The floor goes on from the position's, too, as the WAL behind it raises it (capture.c). What
+ *	 stands in shared memory may be gone, or further: stamps come from neither.
  *
  * A join copies rows under RP_COPY_ORIGIN; it may set the session's origin_lsn to
  * the donor's floor, and reading its commit raises ours to that.
@@ -34,11 +33,13 @@
  */
 #include "postgres.h"
 
+#include "access/twophase.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "access/xlogutils.h"
 #include "miscadmin.h"
+#include "replication/reorderbuffer.h"
 #include "replication/slot.h"
 #include "replication/snapbuild.h"
 #include "storage/ipc.h"
@@ -62,8 +63,16 @@
 
 #define PLUGIN_SETTING "output_plugin_libraries"
 #define WAIT_FOR_WAL_MS 10
-/* What running transactions may take before the largest is decoded ahead: capture_spool.c. */
+/*
+ * What running transactions may take before the largest is decoded ahead: capture_spool.c. Before
+ * the first batch, which a peer may have had from us already, more: so that no transaction that was
+ * small enough to be served before it was durable is ever the largest, and comes out differently.
+ * That many cannot be running, four times over since a crash leaves some behind in the WAL.
+ */
 #define DECODING_MEMORY "8MB"
+#define START_DECODING_MEMORY "64MB"
+#define START_DECODING_BYTES ((Size) 64 * 1024 * 1024)
+#define MAX_RUNNING ((Size) 4 * (MaxBackends + max_prepared_xacts))
 
 /* A local commit whose version entries may be missing. */
 typedef struct RefillEntry
@@ -76,6 +85,7 @@ typedef struct RefillEntry
 static RpCapture *reading = NULL;
 
 static void members_load(RpNode *node);
+static void written_forget(RpNode *node);
 static void plugin_allow(void);
 static void slot_acquire(RpCapture *capture, const char *name, bool log_is_empty);
 static void slot_create(RpCapture *capture, const char *name);
@@ -86,7 +96,6 @@ static void position_check(const P2pPosition *position);
 static void node_raise(RpNode *node, P2pStamp stamp, P2pStamp floor);
 static void versions_retain(RpCapture *capture);
 static bool version_is_covered(const RpVersionEntry *entry, void *arg);
-static P2pStamp stamps_read_ahead(RpCapture *capture);
 static int page_read_waiting(XLogReaderState *reader, XLogRecPtr page, int required,
 							 XLogRecPtr target, char *buffer);
 static void refill_body(RpCapture *capture, RpLogReader *log, const P2pBatch *batch);
@@ -106,7 +115,8 @@ rp_capture_open(RpCapture *capture)
 	rp_capture_members_refresh(capture);
 	CheckLogicalDecodingRequirements();
 	plugin_allow();
-	SetConfigOption("logical_decoding_work_mem", DECODING_MEMORY, PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("logical_decoding_work_mem", START_DECODING_MEMORY, PGC_SUSET,
+					PGC_S_OVERRIDE);
 	rp_spools_open(capture);
 	rp_decode_relations_init();
 	rp_decode_attach(capture);
@@ -115,10 +125,10 @@ rp_capture_open(RpCapture *capture)
 	capture->writer = rp_log_open_writer(capture->node->dboid, &capture->identity.self, true, &end);
 	capture->cursor = end.cursor;
 	capture->oldest_seq = end.oldest_seq;
+	written_forget(capture->node);
 	slot_acquire(capture, name, !end.has_position);
 	position_take(capture, &end);
 	versions_retain(capture);
-	node_raise(capture->node, 0, stamps_read_ahead(capture));
 
 	capture->decoding = CreateDecodingContext(capture->start_lsn, NIL, false,
 											  XL_ROUTINE(.page_read = rp_wal_page_read,
@@ -127,6 +137,31 @@ rp_capture_open(RpCapture *capture)
 											  NULL, NULL, NULL);
 	XLogBeginRead(capture->decoding->reader, MyReplicationSlot->data.restart_lsn);
 	CurrentResourceOwner = capture->owner;
+}
+
+/* Have no peer sent what is beyond the durable part of the log: it may be gone, and come again. */
+static void
+written_forget(RpNode *node)
+{
+	RpMember   *self = &node->members[RP_SELF];
+
+	SpinLockAcquire(&node->vector_lock);
+	self->written_seq = self->stored_seq;
+	SpinLockRelease(&node->vector_lock);
+}
+
+void
+rp_capture_started(RpCapture *capture)
+{
+	capture->started = true;
+	SetConfigOption("logical_decoding_work_mem", DECODING_MEMORY, PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+bool
+rp_capture_is_small(const ReorderBufferTXN *txn)
+{
+	return !rbtxn_is_serialized(txn) && !rbtxn_is_streamed(txn) &&
+		txn->total_size < START_DECODING_BYTES / MAX_RUNNING;
 }
 
 /* Read the members from the catalog: no WAL may be judged without them. */
@@ -276,6 +311,7 @@ position_take(RpCapture *capture, const RpLogEnd *end)
 							end->cursor.seq, position->seq)));
 		capture->seq = position->seq;
 		capture->stamp = position->stamp;
+		capture->floor = position->floor;
 		for (int slot = RP_SELF + 1; slot < capture->nmembers; slot++)
 		{
 			uint64		seq = p2p_vector_get(&position->vector, &capture->origins[slot]);
@@ -315,7 +351,7 @@ position_check(const P2pPosition *position)
 }
 
 /*
- * Raise the stamps that the next one must exceed. Which of those that were given
+ * Raise the stamps that others are told of. Which of those that were given
  * before this start came from our own clock is no longer known: all count as that.
  */
 static void
@@ -359,29 +395,6 @@ version_is_covered(const RpVersionEntry *entry, void *arg)
 	if (entry->slot == RP_SLOT_COPIED)
 		return true;
 	return entry->slot < RP_MAX_MEMBERS && entry->seq <= capture->captured[entry->slot];
-}
-
-/* Return the greatest stamp that apply (or a join) has committed since the start position. */
-static P2pStamp
-stamps_read_ahead(RpCapture *capture)
-{
-	XLogReaderState *reader;
-	P2pStamp	greatest = 0;
-	uint64		records = 0;
-
-	reader = rp_wal_reader_open(capture->start_lsn);
-	rp_wal_read_limit(GetFlushRecPtr(NULL));
-	while (rp_wal_record_read(reader, CurrentMemoryContext))
-	{
-		RpCommitRecord commit;
-
-		if (rp_commit_record_parse(reader, &commit))
-			greatest = Max(greatest, rp_commit_record_floor(capture, &commit));
-		if (++records % RP_RECORDS_PER_CHECK == 0)
-			rp_worker_check(capture->node, RP_WORKER_CAPTURE);
-	}
-	XLogReaderFree(reader);
-	return greatest;
 }
 
 /* Page_read callback for making the slot: waits for WAL, but not for a dead postmaster. */

@@ -371,6 +371,7 @@ chunks_copy(RpCapture *capture, RpSpool *spool)
 		capture->body.nrelations = chunk->nrelations;
 	}
 	rp_transaction_commit(capture);
+	capture->repeatable = false;	/* that it was spooled hung on all that ran beside it */
 	/* nor may anything follow that wants to know where its tables are described */
 	rp_capture_seal(capture);
 	CloseTransientFile(fd);

@@ -132,16 +132,14 @@ vector_read(bytea *bytes, P2pVector *vector)
 static void
 log_read(RpNode *node, int slot, uint64 after_seq, uint64 upto_seq, ChangedKeys *changed)
 {
-	uint64		oldest,
-				stored;
+	uint64		oldest;
 
 	if (after_seq >= upto_seq)
 		return;
 	SpinLockAcquire(&node->vector_lock);
 	oldest = node->members[slot].oldest_seq;
-	stored = node->members[slot].stored_seq;
 	SpinLockRelease(&node->vector_lock);
-	if (oldest == 0 || oldest > after_seq + 1 || stored < upto_seq ||
+	if (oldest == 0 || oldest > after_seq + 1 || rp_log_readable_seq(node, slot) < upto_seq ||
 		(rp_log_pass(node, slot, after_seq, upto_seq, change_visit, changed) < upto_seq))
 		changed->unclear = true;
 }

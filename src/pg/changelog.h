@@ -10,7 +10,8 @@
  * published as durable, so they never meet a torn record.
  *
  * Own log: each sync ends with a POSITION record, and recovery cuts back to
- * the last one (what came after it was never served). Each new segment of the own log
+ * the last one (what came after it was never served, or will be made again the
+ * same). Each new segment of the own log
  * begins with a POSITION record, so that trimming never loses the last one.
  */
 #ifndef RP_CHANGELOG_H
@@ -60,7 +61,10 @@ void		rp_log_append_batch(RpLogWriter *writer, const P2pBatch *batch,
 								const void *header, size_t header_length,
 								const void *body, size_t body_length);
 void		rp_log_append_position(RpLogWriter *writer, const P2pPosition *position);
-/* Hand everything appended so far to the operating system, so that readers see it: not durable yet. */
+/*
+ * Hand everything appended so far to the operating system, so that readers see it: not durable yet.
+ * If a position is among it, rp_log_sync has to be next.
+ */
 void		rp_log_write(RpLogWriter *writer);
 /*
  * Make durable, then rotate if the segment is full (the own log: if the sync
@@ -88,6 +92,7 @@ typedef struct RpLogLimit
 {
 	uint64		seq;
 	uint32		parts;
+	bool		unsure;			/* the writer may cut that off again: a lack is no damage */
 } RpLogLimit;
 
 /* A log that is not there yet is no error. Memory as for a writer. */
@@ -103,8 +108,9 @@ bool		rp_log_seek(RpLogReader *reader, uint64 after_seq, uint32 parts, bool from
 /*
  * Read the next batch whose last_seq <= limit_seq (whole bytes, checksum
  * verified, structure parsed; signature as verified on arrival). limit_seq must
- * have been published by the writer after a sync; of a foreign log, whose
- * batches are what they are whatever happens to them here, after a write. P2P_END: none yet.
+ * have been published by the writer after a sync; of batches that are what they are
+ * whatever happens to them here (foreign ones, and own ones that would be made again the same),
+ * after a write. P2P_END: none yet.
  * P2P_REFUSED: what comes next has been trimmed. P2P_CORRUPT: the disk changed
  * it; the log is then marked as suspect, and its next rp_log_open_writer checks all of
  * it (a foreign log is cut there, the own one keeps the mark). Memory is valid until the next call.

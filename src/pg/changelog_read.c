@@ -4,9 +4,9 @@
  *
  * Readers live in any process (apply, gossip, backends that serve peers) and
  * share nothing with the writer but the files and a published limit: a seq, and for apply
- * also how many parts of the transaction behind it. Everything up to it is durable and
- * will not change; everything behind it may be half written, or rolled back and
- * written differently. So a reader
+ * also how many parts of the transaction behind it. Everything up to it
+ * will not change, though a part of it may be cut off and come again; everything behind it
+ * may be half written, or rolled back and written differently. So a reader
  *
  *	  - touches the file only if the limit says that its next batch is there,
  *	  - never moves past records (positions too) before it has found that batch,
@@ -268,7 +268,7 @@ open_next_segment(RpLogReader *reader)
 P2pStatus
 rp_log_read(RpLogReader *reader, uint64 limit_seq, P2pBlock *bytes, P2pBatch *batch)
 {
-	RpLogLimit	limit = {limit_seq, 0};
+	RpLogLimit	limit = {limit_seq, 0, false};
 
 	return rp_log_read_to(reader, &limit, bytes, batch);
 }
@@ -312,6 +312,8 @@ rp_log_read_to(RpLogReader *reader, const RpLogLimit *limit, P2pBlock *bytes, P2
 		if (found == LOOKUP_ABSENT)
 			break;
 	}
+	if (limit->unsure)
+		return P2P_END;
 	rp_log_suspect_set(reader->folder);
 	return P2P_CORRUPT;
 }

@@ -8,7 +8,7 @@
  * wrong checksum, or does not continue what is before it (seq, part, hash
  * chain), and cuts the rest off; zeros, which its writer puts behind the last record, are
  * the end, if nothing else follows. In the own log it goes back further, to the
- * last POSITION: what follows was never served, and is decoded again.
+ * last POSITION: what follows is decoded again, and was never served, or comes out the same again.
  *
  *	  own      | P B B P | P B P B P B ~~~~      B batch, P position, ~ torn
  *	                               ^ cut

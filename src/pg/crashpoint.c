@@ -62,26 +62,27 @@ rp_crash_point_is_armed(const char *name)
 	return point_find(name, &stop, path) && access(path, F_OK) != 0;
 }
 
-/* Does the setting name this point, perhaps among others? Then say how, and the path of its marker. */
+/* Is this point in the setting's list? Then say how, and the path of its marker. */
 static bool
 point_find(const char *name, bool *stop, char *path)
 {
 	const char *at = rp_crash_point;
-	size_t		length = strlen(name);
 
-	while (at != NULL)
+	while (at != NULL && *at != '\0')
 	{
+		size_t		length;
+
 		*stop = strncmp(at, STOP_PREFIX, strlen(STOP_PREFIX)) == 0;
-		if (*stop)
-			at += strlen(STOP_PREFIX);
-		if (strncmp(at, name, length) == 0 && (at[length] == '\0' || at[length] == ','))
+		at += *stop ? strlen(STOP_PREFIX) : 0;
+		length = strcspn(at, ",");
+		if (length == strlen(name) && memcmp(at, name, length) == 0)
 		{
-			snprintf(path, MAXPGPATH, "%s/%s_at_%s", RP_DIRECTORY, *stop ? "stopped" : "crashed", name);
+			snprintf(path, MAXPGPATH, "%s/%s_at_%s", RP_DIRECTORY,
+					 *stop ? "stopped" : "crashed", name);
 			return true;
 		}
-		at = strchr(at, ',');
-		if (at != NULL)
-			at++;
+		at += length;
+		at += *at == ',' ? 1 : 0;
 	}
 	return false;
 }

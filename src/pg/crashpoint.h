@@ -5,8 +5,8 @@
  *
  * Setting replp2p.crash_point = 'capture_after_append' makes the next process
  * that comes by RP_CRASH_POINT("capture_after_append") leave by _exit(2),
- * which the postmaster treats as a crash of the cluster. 'stop:NAME' stops it there instead. Several,
- * each for itself, stand side by side with commas between.
+ * which the postmaster treats as a crash of the cluster. 'stop:NAME' stops it there instead.
+ * Several names are separated by commas.
  *
  * RP_CRASH_POINT_IS_ARMED lets who would die break something first, as a loss of power would.
  */

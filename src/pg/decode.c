@@ -43,15 +43,19 @@
 #include "storage/ipc.h"
 #include "storage/pmsignal.h"
 #include "utils/datum.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
 #include "decode.h"
+#include "monotonic.h"
 #include "worker.h"
 
 /* Items and tuples have at most so many bytes beside their values. */
 #define ITEM_OVERHEAD 32
 #define VALUE_OVERHEAD 16
+/* Emptying the caches costs milliseconds: at most so often. */
+#define CACHES_RESET_US INT64CONST(1000000)
 /* In large transactions the postmaster is looked at every so many changes. */
 #define CHANGES_PER_CHECK 1024
 
@@ -90,6 +94,8 @@ static void plugin_stream_abort(LogicalDecodingContext *ctx, ReorderBufferTXN *t
 static void plugin_stream_commit(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 								 XLogRecPtr lsn);
 
+static void commit_check(const RpCapture *capture, const ReorderBufferTXN *txn);
+static void catalogs_look(RpCapture *capture, const ReorderBufferTXN *txn);
 static void change_begin(RpCapture *capture);
 static void change_end(RpCapture *capture, int64 rows);
 static void put_insert(RpCapture *capture, RpDecodeRelation *entry, TupleDesc desc,
@@ -99,7 +105,7 @@ static void put_update(RpCapture *capture, RpDecodeRelation *entry, TupleDesc de
 static void put_delete(RpCapture *capture, RpDecodeRelation *entry, TupleDesc desc,
 					   ReorderBufferChange *change);
 static void describe(RpCapture *capture, RpDecodeRelation *entry);
-static void resolve_toast(RpDecodeRelation *entry, bool has_old, bool patient);
+static void resolve_toast(RpCapture *capture, RpDecodeRelation *entry, bool has_old);
 static bool key_differs(RpDecodeRelation *entry);
 static void put_row(RpCapture *capture, RpDecodeRelation *entry, const Row *row);
 static void put_value(RpCapture *capture, RpDecodeColumn *column, Datum datum);
@@ -144,14 +150,48 @@ plugin_startup(LogicalDecodingContext *ctx, OutputPluginOptions *options, bool i
 	options->receive_rewrites = false;
 }
 
-/* Make sure that these are the changes of the commit record under the reader. */
+/* A transaction's changes follow. */
 static void
 plugin_begin(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 {
 	RpCapture  *capture = ctx->output_plugin_private;
 
+	commit_check(capture, txn);
+	catalogs_look(capture, txn);
+	if (capture->commit.changes_catalogs || rbtxn_has_catalog_changes(txn) ||
+		!rp_capture_is_small(txn))
+		capture->repeatable = false;
+}
+
+/* Make sure that these are the changes of the commit record under the reader. */
+static void
+commit_check(const RpCapture *capture, const ReorderBufferTXN *txn)
+{
 	if (!capture->commit.known || capture->commit.xid != txn->xid || capture->tx.open)
 		elog(ERROR, "decoding transaction %u, which is not at its commit record", txn->xid);
+}
+
+/*
+ * Will whoever decodes this transaction again see the catalogs as it sees them now? Not for sure if
+ * they changed while it ran, and no lock kept that from its tables (a schema or a type was
+ * renamed): then the server's caches may hold something newer than its snapshot, and something older
+ * afterwards, until they are emptied.
+ */
+static void
+catalogs_look(RpCapture *capture, const ReorderBufferTXN *txn)
+{
+	bool		older = txn->first_lsn < capture->catalogs_lsn;
+
+	if (capture->caches_doubtful &&
+		rp_monotonic_us() - capture->caches_reset_us >= CACHES_RESET_US)
+	{
+		InvalidateSystemCaches();
+		capture->caches_reset_us = rp_monotonic_us();
+		capture->caches_doubtful = false;
+	}
+	if (older || capture->caches_doubtful)
+		capture->repeatable = false;
+	capture->caches_doubtful |= older;
 }
 
 /* Write one row change. */
@@ -252,6 +292,7 @@ plugin_commit(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn
 static void
 plugin_stream_start(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 {
+	catalogs_look(ctx->output_plugin_private, txn);
 	rp_spool_start(ctx->output_plugin_private, txn->xid);
 }
 
@@ -296,7 +337,7 @@ static void
 plugin_stream_commit(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn)
 {
 	(void) lsn;
-	plugin_begin(ctx, txn);
+	commit_check(ctx->output_plugin_private, txn);
 	rp_spool_commit(ctx->output_plugin_private, txn->xid);
 }
 
@@ -338,7 +379,7 @@ put_insert(RpCapture *capture, RpDecodeRelation *entry, TupleDesc desc, ReorderB
 	Row			row = {entry->new_values, entry->new_nulls, entry->new_missing, false};
 
 	heap_deform_tuple(&change->data.tp.newtuple->tuple, desc, entry->new_values, entry->new_nulls);
-	resolve_toast(entry, false, capture->spool == NULL);
+	resolve_toast(capture, entry, false);
 
 	change_begin(capture);
 	describe(capture, entry);
@@ -365,7 +406,7 @@ put_update(RpCapture *capture, RpDecodeRelation *entry, TupleDesc desc, ReorderB
 	heap_deform_tuple(&change->data.tp.newtuple->tuple, desc, entry->new_values, entry->new_nulls);
 	if (old_tuple != NULL)
 		heap_deform_tuple(&old_tuple->tuple, desc, entry->old_values, entry->old_nulls);
-	resolve_toast(entry, old_tuple != NULL, capture->spool == NULL);
+	resolve_toast(capture, entry, old_tuple != NULL);
 	send_old = old_tuple != NULL && (entry->has_counters || key_differs(entry));
 
 	change_begin(capture);
@@ -411,12 +452,14 @@ describe(RpCapture *capture, RpDecodeRelation *entry)
 
 /*
  * Replace pointers to TOAST values that are not in the WAL by the values, or
- * mark them as missing. The old row has a value if it is complete, or for its key. patient: a
- * lock on the TOAST table is waited for; who still runs may hold it till after us.
+ * mark them as missing. The old row has a value if it is complete, or for its key. A lock on
+ * the TOAST table is waited for, but not for a spool: who still runs may hold it till after us.
  */
 static void
-resolve_toast(RpDecodeRelation *entry, bool has_old, bool patient)
+resolve_toast(RpCapture *capture, RpDecodeRelation *entry, bool has_old)
 {
+	bool		patient = capture->spool == NULL;
+
 	for (uint32 i = 0; i < entry->description.ncolumns; i++)
 	{
 		RpDecodeColumn *column = &entry->columns[i];
@@ -436,6 +479,7 @@ resolve_toast(RpDecodeRelation *entry, bool has_old, bool patient)
 			entry->new_values[attno] = entry->old_values[attno];
 			continue;
 		}
+		capture->repeatable = false;	/* the chunks may be gone the next time */
 		value = rp_decode_toast_fetch(value, patient);
 		if (value != NULL)
 			entry->new_values[attno] = PointerGetDatum(value);
@@ -521,6 +565,7 @@ put_value(RpCapture *capture, RpDecodeColumn *column, Datum datum)
 			value.length = VARSIZE(bytes) - VARHDRSZ;
 			break;
 		case RP_FORM_TEXT:
+			capture->repeatable = false;	/* settings and catalogs of the moment are in it */
 			value.kind = P2P_VALUE_TEXT;
 			value.data = (const uint8_t *) OutputFunctionCall(&column->function, datum);
 			value.length = strlen((const char *) value.data);

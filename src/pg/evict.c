@@ -165,6 +165,42 @@ closings_find(RpNode *node, const bool *closed, P2pClosing *nodes)
 	return n;
 }
 
+/*
+ * A freeze must not say less than what is applied here, now or later: the cut may come out as what
+ * it says, the others end there, and we'd be the only one to have more. Apply commits from what is
+ * written and not yet durable (batchnote.c). Does a freeze cover that?
+ *
+ *	  What is applied by now, or will be from what apply has read by now, was in a log's file,
+ *	  written by this gossip worker: then it was synced before the freeze, or that is not now.
+ *	  Or by a former one: then the log was opened since, and what it had lost was put back from
+ *	  the WAL, all of it, before anything else was done (pull_refill.c). What apply had read
+ *	  of the log before that, and not noted, it must read again.
+ *
+ * What is left is a disk that has lost synced records: those are pulled again, from whomever has
+ * them, and until then nothing is told. What is stable every member has applied, and no cut
+ * makes a difference to it; what only the copy covers the donor has, too.
+ */
+static bool
+applied_is_stored(RpNode *node)
+{
+	bool		stored = true;
+
+	LWLockAcquire(&node->lock, LW_SHARED);
+	SpinLockAcquire(&node->vector_lock);
+	for (int slot = RP_SELF + 1; slot < node->nmembers && stored; slot++)
+	{
+		const RpMember *member = &node->members[slot];
+
+		if (member->status == RP_MEMBER_LEFT || member->status == RP_MEMBER_EVICTED)
+			stored = member->written_seq <= member->stored_seq &&
+				member->applied_seq <= Max(member->stored_seq,
+										   Max(member->required_seq, member->stable_seq));
+	}
+	SpinLockRelease(&node->vector_lock);
+	LWLockRelease(&node->lock);
+	return stored;
+}
+
 /* Say what this node stores of those who are gone, if it has not; false: not now. */
 bool
 rp_evict_freeze(RpNode *node, const RpIdentity *me, const bool *closed)
@@ -173,6 +209,8 @@ rp_evict_freeze(RpNode *node, const RpIdentity *me, const bool *closed)
 	bool		done = true;
 	int			n;
 
+	if (!applied_is_stored(node))
+		return false;
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	n = closings_find(node, closed, nodes);

@@ -372,7 +372,10 @@ entry_read(RpHandlerEntry *entry, uint64 i)
 	entry->made.xid = DatumGetTransactionId(rp_column(i, 15));
 }
 
-/* Ascending by version; not captured yet is greater than all that is, since its stamp will be. */
+/*
+ * Ascending by version; not captured yet is greater than all that is, since its stamp will be: who
+ * registers a change of another node's has waited until those made here before it were captured.
+ */
 static int
 entry_compare(const void *a, const void *b)
 {

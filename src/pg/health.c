@@ -271,7 +271,8 @@ check_capture(HealthReport *report)
 
 /*
  * Is our own log damaged? Has somebody transactions of ours that we lack? Then
- * our data directory went back in time.
+ * our data directory went back in time. But for one transaction, which was served before its
+ * batch was durable (capture_batch.c): capture makes it again, if the WAL holds it.
  */
 static void
 check_own_log(HealthReport *report)
@@ -279,7 +280,8 @@ check_own_log(HealthReport *report)
 	const RpNodeView *view = report->view;
 	int			teller;
 	uint64		told = rp_view_told_seq(view, RP_SELF, &teller);
-	uint64		own = view->members[RP_SELF].m.stored_seq;
+	const RpMember *self = &view->members[RP_SELF].m;
+	uint64		own = Max(self->stored_seq, self->written_seq);
 
 	if (rp_log_is_suspect(MyDatabaseId, &view->members[RP_SELF].m.origin))
 		rp_finding(&report->out, CRITICAL_STATUS,
@@ -287,6 +289,8 @@ check_own_log(HealthReport *report)
 				   "them has them. Restore the log's files from a backup, and restart the server; or "
 				   "leave the group by replp2p.leave_group(force => true) and join it again.",
 				   "the change log of this node is damaged on this disk");
+	if (told == own + 1 && (!view->capture_ready || view->captured_lsn < GetFlushRecPtr(NULL)))
+		return;
 	if (told > own)
 		rp_finding(&report->out, CRITICAL_STATUS,
 				   "A backup was restored, or a standby promoted that had not received everything. "

@@ -21,7 +21,7 @@
  * Everything is written under RP_COPY_ORIGIN, so that capture takes none of it
  * for a change made here. The origin_lsn of the commit records is the greatest
  * stamp that a copied row may have: capture raises the floor to it when it
- * reads the record, also after a crash; in shared memory it is raised before
+ * reads the record, also after a crash; a note in the WAL raises it before
  * anybody can see the rows and overwrite them.
  *
  * Version index: the xids of each of these transactions are entered as RP_SLOT_COPIED,
@@ -64,6 +64,7 @@
 #include "join_internal.h"
 #include "settings.h"
 #include "versions.h"
+#include "walnote.h"
 #include "worker.h"
 
 static void schema_copy(RpJoin *join);
@@ -613,9 +614,7 @@ commit_announce(RpJoin *join)
 {
 	RpNode	   *node = join->node;
 
-	SpinLockAcquire(&node->vector_lock);
-	node->floor = Max(node->floor, join->stamp);
-	SpinLockRelease(&node->vector_lock);
+	rp_floor_raise(node, join->stamp);
 	(void) pg_atomic_fetch_add_u64(&node->wanted_generation, 1);
 	(void) rp_members_load(node);
 	rp_barrier(node, 0);

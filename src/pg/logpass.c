@@ -60,7 +60,6 @@ struct RpLogPass
 	MemoryContext item_context;
 };
 
-static uint64 stored_seq(RpNode *node, int slot);
 static RpLogPass *pass_create(RpNode *node, int slot, uint64 after_seq, RpPassVisit visit,
 							  void *arg);
 static bool pass_seek_oldest(RpLogPass *pass);
@@ -85,7 +84,7 @@ rp_log_pass(RpNode *node, int slot, uint64 after_seq, uint64 limit_seq, RpPassVi
 	uint64		seq;
 
 	pass->until_seq = limit_seq;
-	seq = rp_pass_run(pass, Max(limit_seq, stored_seq(node, slot)));
+	seq = rp_pass_run(pass, Max(limit_seq, rp_log_readable_seq(node, slot)));
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return seq;
@@ -98,30 +97,32 @@ rp_log_pass_one(RpNode *node, int slot, uint64 seq, RpPassVisit visit, void *arg
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	RpLogPass  *pass = pass_create(node, slot, seq - 1, visit, arg);
-	uint64		stored = stored_seq(node, slot);
+	uint64		readable = rp_log_readable_seq(node, slot);
 	bool		there;
 
 	pass->until_seq = seq;
 	pass->only_seq = seq;
-	pass->positioned = stored >= seq && rp_log_seek(pass->log, seq - 1, 0, false);
+	pass->positioned = readable >= seq && rp_log_seek(pass->log, seq - 1, 0, false);
 	there = pass->positioned;
 	if (there)
-		there = rp_pass_run(pass, stored) >= seq || pass->enough;
+		there = rp_pass_run(pass, readable) >= seq || pass->enough;
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return there;
 }
 
-/* What the log of a member holds, durably and in whole batches: how far a reader may go. */
-static uint64
-stored_seq(RpNode *node, int slot)
+uint64
+rp_log_readable_seq(RpNode *node, int slot)
 {
-	uint64		stored;
+	uint64		seq;
 
 	SpinLockAcquire(&node->vector_lock);
-	stored = node->members[slot].stored_seq;
+	seq = node->members[slot].stored_seq;
+	/* of the own log peers may have more (capture_batch.c), but nobody here looks at that */
+	if (slot != RP_SELF)
+		seq = Max(seq, node->members[slot].written_seq);
 	SpinLockRelease(&node->vector_lock);
-	return stored;
+	return seq;
 }
 
 RpLogPass *

@@ -29,6 +29,12 @@ rp_slots_add(RpSlotSet *set, int slot)
 	set->bits[slot / 64] |= UINT64CONST(1) << (slot % 64);
 }
 
+static inline bool
+rp_slots_has(const RpSlotSet *set, int slot)
+{
+	return (set->bits[slot / 64] & (UINT64CONST(1) << (slot % 64))) != 0;
+}
+
 /* Who waits. Lock: RpNode.vector_lock. Writer: the backend that waits. */
 typedef struct RpPollers
 {

@@ -24,10 +24,11 @@
  *
  * The next PULL goes out before the batches of a full reply are durable, so that
  * both sides work: cursors run ahead of what is published. Otherwise durable
- * comes first, since apply waits for it. What is published (stored_seq, ...,
- * under vector_lock) is durable; peers see only that, and apply commits only that. If writing
- * fails, the ERROR ends the worker, and recovery at its next start tells what
- * is there.
+ * comes first, since apply waits for it if it is large. What is published (stored_seq, ...,
+ * under vector_lock) is durable, and peers see only that. Apply commits what is written, with the
+ * batch in the WAL (batchnote.c). If writing or syncing fails, the ERROR ends the worker, and recovery
+ * at its next start tells what is there; what is missing and stands in the WAL is put
+ * back before anything else is done (pull_refill.c).
  *
  * Where a log may begin: at the origin's first batch (seq 1, previous hash
  * zero); on a node that joined, anywhere up to what its copy covers. That part,
@@ -44,16 +45,14 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
-#include "changelog.h"
+#include "batchnote.h"
 #include "crashpoint.h"
 #include "monotonic.h"
 #include "peers.h"
-#include "pull.h"
+#include "pull_internal.h"
 #include "settings.h"
 
-#include "p2p_member.h"
 #include "p2p_plan.h"
-#include "p2p_relay.h"
 
 #define PENALTY_US 5000000
 /* How long after its origin a relay may have something. */
@@ -65,64 +64,18 @@
  */
 #define PULL_BYTES (2 * 1024 * 1024)
 
-/* One other member, or former one: its log here, and what it is as a peer. */
-typedef struct PulledLog
-{
-	RpLogWriter *writer;		/* NULL = slot not in use */
-	P2pOrigin	origin;
-	char		name[NAMEDATALEN];
-	uint8		public_key[P2P_PUBLIC_KEY_SIZE];
-	bool		left;
-	uint64		left_seq;
-	uint64		required_seq;	/* the copy that this node began with covers up to this */
-	uint64		covered_seq;	/* up to this its transactions are in the tables without the log */
-
-	P2pCursor	cursor;			/* behind the last batch appended */
-	P2pStamp	stamp;			/* of the last complete transaction */
-	uint64		oldest_seq;
-	bool		dirty;			/* appended since the last sync */
-	bool		skip;			/* nothing more of it is taken from the reply at hand */
-	P2pBlock   *run;			/* batches of that reply that come next, signatures not looked at */
-	uint32		nrun;
-	uint32		max_run;
-	P2pCursor	run_end;		/* behind them; without any, as cursor */
-
-	int			source;			/* slot of the peer that is asked for it, -1 = nobody */
-	bool		over_relay;		/* which is the relay between the origin and this node */
-	P2pRelayTrust trust;
-	int64		penalty_us[RP_MAX_MEMBERS]; /* monotonic, by peer: not asked until then */
-
-	bool		heard;			/* as a peer: stored is what it last said */
-	P2pVector	stored;
-} PulledLog;
-
-struct RpPull
-{
-	MemoryContext context;
-	RpNode	   *node;
-	const RpIdentity *me;
-	P2pId		donor;			/* of the copy; zeros if there was none */
-	int			nslots;
-	int64		stale_us;		/* the plan is to be made anew then; 0 = not */
-	PulledLog	logs[RP_MAX_MEMBERS];
-};
-
 static void take_member(RpPull *pull, int slot);
 static void open_log(RpPull *pull, int slot);
 static void publish(RpPull *pull, int slot);
 static void announce(RpPull *pull, const RpSlotSet *grown);
-static bool is_complete(const PulledLog *log);
 static P2pMemberLog member_log(const PulledLog *log);
 static int	choose_relay(RpPull *pull, int slot, const bool *reachable);
 static int	choose_source(RpPull *pull, int slot, const bool *reachable, const int64 *rtt_us);
 static bool take_batch(RpPull *pull, int peer, const P2pBlock *bytes, RpPullTaken *taken,
 					   char **error);
-static const char *judge_place(const PulledLog *log, const P2pCursor *cursor,
-							   const P2pBatch *batch);
 static void run_add(PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes);
 static void run_settle(RpPull *pull, int slot, int peer, RpPullTaken *taken);
 static void parse_again(const P2pBlock *bytes, P2pBatch *batch);
-static void append(PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes);
 static void penalise(RpPull *pull, int slot, int peer);
 static void refuse_batch(RpPull *pull, int slot, int peer, const char *why);
 
@@ -171,8 +124,11 @@ rp_pull_refresh(RpPull *pull)
 			any = true;
 		}
 	}
-	if (any)
-		announce(pull, &opened);
+	if (!any && pull->refilled)
+		return;
+	rp_pull_refill(pull, &opened);
+	pull->refilled = true;
+	announce(pull, &opened);
 }
 
 /* Copy what shared memory says of a member. Epochs start at 1: 0 stands for none. */
@@ -199,7 +155,10 @@ take_member(RpPull *pull, int slot)
 	LWLockRelease(&pull->node->lock);
 }
 
-/* Open a log for writing, which recovers it, and publish where it ends. */
+/*
+ * Open a log for writing, which recovers it, and publish where it ends. What was written and not
+ * synced before may be gone: rp_pull_refill is to follow.
+ */
 static void
 open_log(RpPull *pull, int slot)
 {
@@ -213,6 +172,7 @@ open_log(RpPull *pull, int slot)
 	log->oldest_seq = end.oldest_seq;
 	log->dirty = false;
 	MemoryContextSwitchTo(old);
+	rp_batch_notes_stop(pull->node, slot);
 	SpinLockAcquire(&pull->node->vector_lock);
 	pull->node->members[slot].oldest_seq = 0;
 	SpinLockRelease(&pull->node->vector_lock);
@@ -274,8 +234,8 @@ rp_pull_watch(RpPull *pull)
 }
 
 /* Has the log all that there will ever be of its origin? */
-static bool
-is_complete(const PulledLog *log)
+bool
+rp_pull_is_complete(const PulledLog *log)
 {
 	P2pMemberLog member = member_log(log);
 
@@ -317,7 +277,7 @@ rp_pull_plan(RpPull *pull, const bool *reachable)
 
 		log->source = -1;
 		log->over_relay = false;
-		if (log->writer == NULL || is_complete(log))
+		if (log->writer == NULL || rp_pull_is_complete(log))
 			continue;
 		log->source = choose_relay(pull, slot, reachable);
 		log->over_relay = log->source >= 0;
@@ -432,7 +392,7 @@ rp_pull_request(RpPull *pull, int peer, StringInfo request)
 		const PulledLog *log = &pull->logs[slot];
 		P2pPullWant *want;
 
-		if (log->writer == NULL || log->source != peer || is_complete(log))
+		if (log->writer == NULL || log->source != peer || rp_pull_is_complete(log))
 			continue;
 		want = &message->wants[message->nwants++];
 		want->origin = log->origin;
@@ -536,7 +496,7 @@ take_batch(RpPull *pull, int peer, const P2pBlock *bytes, RpPullTaken *taken, ch
 			break;
 	}
 	if (p2p_batch_check(&batch, &pull->me->group, log->public_key) == P2P_OK &&
-		judge_place(log, &log->run_end, &batch) == NULL)
+		rp_pull_judge_place(log, &log->run_end, &batch) == NULL)
 	{
 		run_add(log, &batch, bytes);
 		return true;
@@ -546,14 +506,14 @@ take_batch(RpPull *pull, int peer, const P2pBlock *bytes, RpPullTaken *taken, ch
 		return true;
 	status = p2p_batch_verify(&batch, bytes->bytes, &pull->me->group, log->public_key);
 	refuse_batch(pull, slot, peer, status != P2P_OK ? p2p_status_text(status) :
-				 judge_place(log, &log->cursor, &batch));
+				 rp_pull_judge_place(log, &log->cursor, &batch));
 	log->skip = true;
 	return true;
 }
 
 /* Does a batch that comes next by its seq continue the log at cursor? NULL, or why not. */
-static const char *
-judge_place(const PulledLog *log, const P2pCursor *cursor, const P2pBatch *batch)
+const char *
+rp_pull_judge_place(const PulledLog *log, const P2pCursor *cursor, const P2pBatch *batch)
 {
 	P2pMemberLog member = member_log(log);
 
@@ -607,7 +567,7 @@ run_settle(RpPull *pull, int slot, int peer, RpPullTaken *taken)
 			log->skip = true;
 			break;
 		}
-		append(log, &batch, bytes);
+		rp_pull_append(log, &batch, bytes);
 		taken->batches++;
 		if (batch.span.final)
 			taken->transactions += batch.span.last_seq - batch.span.first_seq + 1;
@@ -625,8 +585,8 @@ parse_again(const P2pBlock *bytes, P2pBatch *batch)
 }
 
 /* Append a verified batch, verbatim. */
-static void
-append(PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes)
+void
+rp_pull_append(PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes)
 {
 	rp_log_append_batch(log->writer, batch, bytes->bytes, batch->header_length,
 						bytes->bytes + batch->header_length, batch->body_length);
@@ -686,8 +646,8 @@ rp_pull_refused(RpPull *pull, int peer, const char *text)
 }
 
 /*
- * Let apply begin with what was appended. It waits before its commit until that is
- * durable, and holds locks meanwhile: so nothing but the sync comes in between.
+ * Let apply begin with what was appended, and commit it if it is small (batchnote.h). What is large it
+ * holds open until that is durable, with its locks: so nothing but the sync comes in between.
  */
 static void
 show_written(RpPull *pull)
@@ -697,14 +657,16 @@ show_written(RpPull *pull)
 	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
 	{
 		PulledLog  *log = &pull->logs[slot];
+		RpMember   *member = &pull->node->members[slot];
 
 		if (log->writer == NULL || !log->dirty)
 			continue;
 		RP_CRASH_POINT("gossip_after_append");
 		rp_log_write(log->writer);
 		SpinLockAcquire(&pull->node->vector_lock);
-		pull->node->members[slot].written_seq = log->cursor.seq;
-		pull->node->members[slot].written_parts = log->cursor.parts;
+		member->written_seq = log->cursor.seq;
+		member->written_parts = log->cursor.parts;
+		member->oldest_seq = Max(member->oldest_seq, log->oldest_seq);
 		SpinLockRelease(&pull->node->vector_lock);
 		any = true;
 	}
@@ -775,6 +737,7 @@ rp_pull_repair(RpPull *pull)
 		open_log(pull, slot);
 		pull->stale_us = rp_monotonic_us();
 		rp_slots_add(&reopened, slot);
+		rp_pull_refill(pull, &reopened);
 		announce(pull, &reopened);
 	}
 }

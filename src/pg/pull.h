@@ -18,7 +18,8 @@ typedef struct RpPull RpPull;
 RpPull	   *rp_pull_make(RpNode *node, const RpIdentity *me);
 /*
  * Take over membership from shared memory: open the log of every other member,
- * which recovers it, and publish what it holds. Cheap when nothing has changed.
+ * which recovers it, put back what the WAL has noted of it, and publish what it holds. Cheap when
+ * nothing has changed.
  */
 void		rp_pull_refresh(RpPull *pull);
 /*

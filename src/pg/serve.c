@@ -8,7 +8,9 @@
  * PULL: batches of the wanted origins, the same bytes as in the logs here, own
  * log or not: so every member is a relay of every other. It waits until some
  * wanted origin has more than the peer has (RpMember.stored_seq, which says
- * what is durable), then takes one batch of each wanted log in turn, so that no
+ * what is durable; of this node's own also written_seq, up to which it is not, but
+ * would be made again the same, see capture_batch.c), then takes
+ * one batch of each wanted log in turn, so that no
  * origin's backlog starves another, until max_bytes are reached. Nothing new in
  * wait_ms: an empty reply. What the peer needs is trimmed, or damaged on this
  * disk: if nothing else can be sent, an ERROR (GONE, INTERNAL) whose text begins
@@ -67,6 +69,7 @@ typedef struct ServedWant
 	int			slot;
 	ServedLog  *log;
 	uint64		stored_seq;		/* as published when reading began */
+	uint64		servable_seq;	/* and up to where it may go to the peer */
 	bool		begun;			/* a batch of it stands in the reply */
 	bool		done;
 } ServedWant;
@@ -80,6 +83,7 @@ static ServedLog *served_log(const P2pOrigin *origin);
 static void wait_for_news(RpNode *node, const ServedWant *wants, int n, uint32 wait_ms);
 static void stop_waiting(int code, Datum number);
 static bool any_news(RpNode *node, const ServedWant *wants, int n);
+static uint64 servable_seq(const RpNode *node, int slot);
 static bool wait_for_client(long timeout_ms);
 static void read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo reply);
 static P2pStatus read_one(RpNode *node, ServedWant *want, StringInfo reply);
@@ -238,9 +242,18 @@ any_news(RpNode *node, const ServedWant *wants, int n)
 
 	SpinLockAcquire(&node->vector_lock);
 	for (int i = 0; i < n && !news; i++)
-		news = node->members[wants[i].slot].stored_seq > wants[i].want->after_seq;
+		news = servable_seq(node, wants[i].slot) > wants[i].want->after_seq;
 	SpinLockRelease(&node->vector_lock);
 	return news;
+}
+
+/* Up to where an origin's batches may go to peers. vector_lock is held. */
+static uint64
+servable_seq(const RpNode *node, int slot)
+{
+	const RpMember *member = &node->members[slot];
+
+	return slot == RP_SELF ? Max(member->stored_seq, member->written_seq) : member->stored_seq;
 }
 
 /* Wait for the latch (which stays set), at most timeout_ms; false: the client has closed the connection. */
@@ -285,7 +298,10 @@ read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo re
 	appendStringInfoChar(reply, (char) P2P_MSG_PULL_REPLY);
 	SpinLockAcquire(&node->vector_lock);
 	for (int i = 0; i < n; i++)
+	{
 		wants[i].stored_seq = node->members[wants[i].slot].stored_seq;
+		wants[i].servable_seq = servable_seq(node, wants[i].slot);
+	}
 	SpinLockRelease(&node->vector_lock);
 
 	while (progress)
@@ -328,19 +344,21 @@ static P2pStatus
 read_one(RpNode *node, ServedWant *want, StringInfo reply)
 {
 	ServedLog  *log = want->log;
+	RpLogLimit	limit = {want->servable_seq, 0, false};
 	P2pBatch	batch;
 	P2pBlock	bytes;
 	P2pStatus	status;
 	P2pWriter	w;
 
-	if (want->stored_seq <= want->want->after_seq)
+	if (want->servable_seq <= want->want->after_seq)
 		return P2P_END;
 	if (want->want->parts > 0)
 		RP_CRASH_POINT("serve_further_parts");
+	limit.unsure = (want->begun ? log->seq : want->want->after_seq) >= want->stored_seq;
 	if (!stand_at(want))
-		return P2P_REFUSED;
+		return limit.unsure ? P2P_END : P2P_REFUSED;
 	log->placed = false;		/* also if reading raises an ERROR */
-	status = rp_log_read(log->reader, want->stored_seq, &bytes, &batch);
+	status = rp_log_read_to(log->reader, &limit, &bytes, &batch);
 	if (status == P2P_CORRUPT)
 		rp_worker_wake(node, RP_WORKER_GOSSIP); /* it repairs what is not our own */
 	if (status != P2P_OK)

@@ -85,6 +85,7 @@ node_reset(RpNode *node)
 	pg_atomic_write_u64(&node->handlers_settled, 0);
 
 	SpinLockAcquire(&node->vector_lock);
+	node->notes_known = false;
 	node->captured_lsn = InvalidXLogRecPtr;
 	node->confirmed_lsn = InvalidXLogRecPtr;
 	node->captured_below = InvalidTransactionId;
@@ -116,6 +117,7 @@ static void
 node_init(RpNode *node, int tranche)
 {
 	LWLockInitialize(&node->lock, tranche);
+	LWLockInitialize(&node->notes_lock, tranche);
 	SpinLockInit(&node->vector_lock);
 	ConditionVariableInit(&node->captured_cv);
 	ConditionVariableInit(&node->applied_cv);

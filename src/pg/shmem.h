@@ -10,6 +10,8 @@
  *
  *	  RpShared.lock  ->  RpNode.lock  ->  RpNode.vector_lock (spinlock)
  *
+ * RpNode.notes_lock is taken with none of these held, and takes the last one.
+ *
  * A member's slot (its index in RpNode.members) is local to this node, stable
  * for the node's life, and stands for (node id, epoch). Slot 0 is this node.
  */
@@ -119,8 +121,14 @@ typedef struct RpMember
 
 	/* Lock: vector_lock. */
 	uint64		stored_seq;		/* durable in the log here; writer: capture (self), gossip */
-	uint64		written_seq;	/* verified and in the log's file; apply may begin with it; writer: gossip */
+	/*
+	 * Verified and in the log's file; apply may begin with it; writer: gossip. Self: in the file,
+	 * peers may have it, may be less than stored_seq; writer: capture.
+	 */
+	uint64		written_seq;
 	uint32		written_parts;	/* and so many parts of the transaction behind it; writer: gossip */
+	uint64		noted_seq;		/* apply may commit up to this with a note in the WAL alone: batchnote.h */
+	uint64		opened;			/* how often gossip has opened the log; what was read before may be gone from it */
 	uint64		oldest_seq;		/* first seq still in the log; 0 = log empty; writer: as above, gossip on trim */
 	uint64		captured_seq;	/* as capture read it from the WAL; self: its own seq; writer: capture */
 	uint64		applied_seq;	/* visible here; self: = captured_seq; writer: apply, capture for self */
@@ -221,7 +229,12 @@ typedef struct RpNode
 
 	RpWorkerSlot workers[RP_WORKER_KINDS];
 
+	/* Apply notes a batch under it, gossip opens a log: batchnote.h. */
+	LWLock		notes_lock;
+
 	slock_t		vector_lock;
+	/* Lock: vector_lock. Writer: gossip. */
+	bool		notes_known;	/* what the WAL had noted when the server started is back in the logs */
 	/* Lock: vector_lock. Writer: capture. */
 	XLogRecPtr	captured_lsn;	/* every commit that ends at or before it is accounted for: log, versions, vectors */
 	XLogRecPtr	confirmed_lsn;	/* slot's */
@@ -230,7 +243,7 @@ typedef struct RpNode
 	P2pStamp	own_time;		/* greatest stamp that came from this node's own clock */
 	bool		capture_ready;	/* the slot stands */
 	TimestampTz last_commit_time;	/* of the last captured local transaction */
-	/* Lock: vector_lock. Writers: apply raises, capture reads inside its stamping section. */
+	/* Lock: vector_lock. Writers: apply, join (rp_floor_raise), capture. The WAL says so, too. */
 	P2pStamp	floor;
 	/* Lock: vector_lock. Writer: apply. */
 	RpDisplaced displaced;

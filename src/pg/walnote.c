@@ -7,9 +7,10 @@
  * known to stand before or behind it, stands in a record before it:
  *
  *	  FLOOR	 before the first look-up of a transaction of another node's: what commits behind this
- *			 record could not be seen by it, and gets the greater stamp (capture.c)
+ *			 record could not be seen by it, and gets the greater stamp; what has committed
+ *			 in front of it is seen, or waited for (capture.c)
  *	  BATCH	 before the commit of a transaction whose batch is not durable in its log yet: if
- *			 the commit is, so is the batch (pull.c puts it back)
+ *			 the commit is, so is the batch (pull_refill.c puts it back)
  *
  * The record is an XLOG_NOOP, which is replayed as nothing and shown to no output plugin, with
  *
@@ -30,6 +31,7 @@
 #include "access/xlogrecord.h"
 #include "catalog/pg_control.h"
 #include "miscadmin.h"
+#include "storage/spin.h"
 
 #include "walnote.h"
 
@@ -45,6 +47,23 @@ typedef struct NoteHeader
 #define HEADER_SIZE (offsetof(NoteHeader, kind) + sizeof(uint8))
 
 static void note_insert(RpWalNoteKind kind, const void *bytes, uint32 length);
+
+/* A floor in shared memory stands in the WAL already: written here, or read by capture. */
+void
+rp_floor_raise(RpNode *node, P2pStamp stamp)
+{
+	P2pStamp	floor;
+
+	SpinLockAcquire(&node->vector_lock);
+	floor = node->floor;
+	SpinLockRelease(&node->vector_lock);
+	if (floor >= stamp)
+		return;
+	rp_wal_note_floor(stamp);
+	SpinLockAcquire(&node->vector_lock);
+	node->floor = Max(node->floor, stamp);
+	SpinLockRelease(&node->vector_lock);
+}
 
 void
 rp_wal_note_floor(P2pStamp floor)

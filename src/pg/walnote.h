@@ -10,6 +10,7 @@
 #include "access/xlogreader.h"
 
 #include "p2p_types.h"
+#include "shmem.h"
 
 /* ONLY APPEND: the numbers stand in WAL. */
 typedef enum RpWalNoteKind
@@ -29,6 +30,11 @@ typedef struct RpWalNote
 /* The largest batch that can be noted, in bytes. */
 #define RP_WAL_NOTE_MAX_BATCH 8192
 
+/*
+ * Before anything is looked up for a transaction with this stamp: raise the node's floor to it,
+ * behind a note that says so.
+ */
+void		rp_floor_raise(RpNode *node, P2pStamp stamp);
 /* Insert a note; nothing is flushed. */
 void		rp_wal_note_floor(P2pStamp floor);
 void		rp_wal_note_batch(const void *batch, uint32 length);

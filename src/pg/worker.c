@@ -19,6 +19,7 @@
 
 #include <signal.h>
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -160,6 +161,8 @@ worker_pin_settings(const char *role)
 	for (size_t i = 0; i < lengthof(pinned_settings); i++)
 		SetConfigOption(pinned_settings[i].name, pinned_settings[i].value,
 						PGC_SUSET, PGC_S_OVERRIDE);
+	/* send and receive functions of some types (jsonb, arrays of text) convert to and from it */
+	SetConfigOption("client_encoding", GetDatabaseEncodingName(), PGC_SUSET, PGC_S_OVERRIDE);
 	snprintf(name, sizeof(name), "replp2p %s", role);
 	SetConfigOption("application_name", name, PGC_USERSET, PGC_S_OVERRIDE);
 }
