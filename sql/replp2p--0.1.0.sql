@@ -525,6 +525,7 @@ CREATE FUNCTION replp2p.get_stat_log(
 	OUT origin name,
 	OUT oldest_seq bigint,
 	OUT stored_seq bigint,
+	OUT durable_seq bigint,
 	OUT stable_seq bigint,
 	OUT log_bytes bigint,
 	OUT held_by name,

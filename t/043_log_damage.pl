@@ -145,6 +145,7 @@ offline_foreign('a foreign log whose first batch is damaged', sub { flip($_[0], 
 # both logs have space prepared behind their records; that is no damage, and goes on being the end
 {
 	my $what = 'prepared space';
+	ok($g->eventually($_, 'SELECT bool_and(durable_seq = stored_seq) FROM replp2p.stat_log'), "$what: all is durable on $_") foreach ('a', 'b');
 	$_->stop('immediate') foreach ($a, $b);
 	my @files = map { last_segment($_) } ($own, $foreign);
 	my %offset = map { $_ => -s $_->logfile } ($a, $b);

@@ -7,6 +7,7 @@
 #	a client who inserts a key while its row is being displaced
 #	a client who inserts the key of a displaced row that has counted
 #	a local truncate, and rows of a handler that it has not seen
+#	a local truncate that is not captured and less than an insert over a displaced row
 #	rows of which nothing but the pin says the version
 #	a row that was made of several versions, of which one is forgotten, and came back
 use strict;
@@ -222,6 +223,24 @@ $g->sql('c', 'DELETE FROM chain WHERE id = 6');
 $g->ends('chain', 'the third comes back', '1 10 20, 5 50 51 | 3 30 20');
 $g->sql('c', 'DELETE FROM chain WHERE id = 1');
 $g->ends('chain', 'all are back', '3 30 20, 5 50 51 | none');
+
+# A counter's row is displaced, superseded by a local truncate that capture has not read yet, and inserted anew by who has seen
+# neither: the truncate is less than that insert, and nothing of the displaced row counts.
+$g->sql('a', 'TRUNCATE summed');
+$g->ends('summed', 'nothing', 'none | none');
+$g->sql_all('SELECT replp2p.pause_apply()');
+$g->sql('a', 'INSERT INTO summed VALUES (1, 10, 1)');
+$g->sql('b', 'INSERT INTO summed VALUES (2, 10, 0)');
+$g->sql('a', 'SELECT replp2p.resume_apply()');
+ok($g->has('a', 'summed', '2 10 0 | 1 10 1'), 'a row with a counter is displaced');
+my $capture = $g->sql('a', 'SELECT pid FROM replp2p.stat_capture');
+kill 'STOP', $capture;
+$g->sql('a', 'TRUNCATE summed');
+$g->sql('b', 'INSERT INTO summed VALUES (1, 20, 8)');
+ok(apply_waits('a'), 'who inserts over a displaced row waits for who may have superseded it');
+kill 'CONT', $capture;
+$g->sql_all('SELECT replp2p.resume_apply()');
+$g->ends('summed', 'a truncate that was not captured', '1 20 8 | none');
 
 # A row that comes back under its greatest version, which is this node's own, was made of more than is known of by now. It is
 # not folded again. (a applies nothing, so that only what a wrote gets stable.)

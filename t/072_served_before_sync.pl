@@ -1,11 +1,12 @@
-# A batch of one small transaction goes to peers before it is durable in its origin's log, since its
-# origin, should it lose it with its power, makes the very same batch of the same WAL again:
-#   - b has it, applied and visible, while a's capture has not synced it;
-#   - a loses it (own_tail_lost: the log's unsynced tail is cut off, the WAL stays), starts again, and
+# Batches of one small transaction go to peers before they are durable in their origin's log, many of
+# them, since their origin, should it lose them with its power, makes the very same of the same WAL again:
+#   - b has them, applied and visible, while a's capture has not synced them;
+#   - a loses them (own_tail_lost: the log's unsynced tail is cut off, the WAL stays), starts again, and
 #     nobody notices: no batch is refused, the logs hold the same bytes, changes flow both ways;
-#   - also when a had applied a transaction with a stamp far ahead meanwhile: the stamp that is given
-#     again knows only what stands in front of it in the WAL;
+#   - also when a had applied a transaction with a stamp far ahead meanwhile: the stamps that are given
+#     again know only what stands in front of them in the WAL;
 #   - what might come out differently is not served before it is durable;
+#   - a capture that is told to end leaves nothing behind that is not durable;
 #   - and all of this again and again, with random writes on both sides.
 # A third node's clock is faked, to be ahead.
 use strict;
@@ -33,7 +34,7 @@ INSERT INTO t SELECT x, 'start' FROM generate_series(1, 20) x;
 INSERT INTO toasted VALUES (1, 0, repeat('x', 3000));
 SQL
 my $data = $g->node('a')->data_dir . '/replp2p';
-my $stopped = "$data/stopped_at_capture_before_sync";
+my $stopped;					# the marker of the point at which capture stops now
 my $crashed = "$data/crashed_at_own_tail_lost";
 my $next_id = 1000;
 my $MANY = 30;					# requests: who has made so many has had what there is
@@ -41,16 +42,19 @@ my $MANY = 30;					# requests: who has made so many has had what there is
 plan skip_all => 'no test build'
 	if $g->sql('a', "SELECT count(*) FROM pg_settings WHERE name = 'replp2p.crash_point'") eq '0';
 
-# Has capture on a come to the end of the WAL, or stopped?
-sub captured_or_stopped
+# Have capture on a stop at this point, each time that somebody has removed the marker; sql makes it come by.
+sub stop_at
 {
-	my $lsn = $g->sql('a', 'SELECT pg_current_wal_flush_lsn()');
-	return $g->wait_until(sub {
-		-e $stopped || $g->sql('a', "SELECT captured_lsn >= '$lsn' FROM replp2p.stat_capture") eq 't'
-	});
+	my ($point, $sql) = @_;
+
+	$stopped = "$data/stopped_at_$point";
+	$g->set('a', 'replp2p.crash_point', "stop:$point,own_tail_lost");
+	$g->wait_until(sub { $g->sql('a', $sql); -e $stopped }) or die 'capture does not come by';
+	kill 'CONT', $g->pid('a', 'capture');
+	return $g->sql('a', 'SELECT replp2p.current_token()');
 }
 
-# Stop a's capture before it makes the batch of this durable.
+# Stop a's capture before it makes the batch of this durable, which nobody has yet.
 sub stop_before_sync
 {
 	my (@sql) = @_;
@@ -64,26 +68,32 @@ sub stop_before_sync
 	return $pid;
 }
 
-# The same with an update of this row, until it is one that b sees: what else goes on (an autovacuum
-# that changes the catalogs meanwhile) can make any batch one that is not served.
+# Update this row on a, again and again, until capture stops at its next sync, and b has the last one. What else
+# goes on (an autovacuum that changes the catalogs meanwhile) can make any batch one that is not served.
 sub stop_served
 {
 	my ($id) = @_;
+	my $pid = $g->pid('a', 'capture');
 
 	foreach my $try (1 .. 20)
 	{
-		my $seen = "SELECT v = 'by a, $try' FROM t WHERE id = $id";
-		my $pid = stop_before_sync("UPDATE t SET v = 'by a, $try' WHERE id = $id");
-		my $before = requests_served();
-		$g->wait_until(sub { $g->sql('b', $seen) eq 't' || requests_served() > $before + $MANY });
-		return $pid if $g->sql('b', $seen) eq 't';
+		my ($n, $has) = (0, 0);
+
+		unlink $stopped;
+		while (!-e $stopped)
+		{
+			my $v = "by a, $try." . ++$n;
+			$g->sql('a', "UPDATE t SET v = '$v' WHERE id = $id");
+			$g->wait_until(sub { ($has = $g->sql('b', "SELECT v = '$v' FROM t WHERE id = $id") eq 't') || -e $stopped });
+		}
+		return $pid if $has && $n > 1;
 		kill 'CONT', $pid;
 		$g->sql('a', 'SELECT replp2p.current_token()');
 	}
 	die 'no batch was served before it was durable';
 }
 
-# Have the stopped capture go on, to lose the batch and die; the server recovers.
+# Have the stopped capture go on, to lose what is not durable and die; the server recovers.
 sub lose_tail
 {
 	my ($pid) = @_;
@@ -140,20 +150,16 @@ sub polls_answered
 
 # Only who has removed a marker wants to die there.
 append_to_file($crashed, '');
-$g->set('a', 'replp2p.crash_point', 'stop:capture_before_sync,own_tail_lost');
-my $pid = $g->pid('a', 'capture');
-ok($g->wait_until(sub {
-	$g->sql('a', 'INSERT INTO once VALUES (' . ++$next_id . ", 'probe')");
-	return captured_or_stopped() && -e $stopped;
-}), 'capture stops before it syncs a batch');
-kill 'CONT', $pid;
-$pid = stop_served(20);
+stop_at('capture_after_append', 'UPDATE t SET v = v WHERE id = 19');
+my $syncs = $g->sql('a', 'SELECT log_syncs FROM replp2p.stat_capture');
+my $pid = stop_served(20);
+is($g->sql('a', 'SELECT log_syncs FROM replp2p.stat_capture'), $syncs, 'b has updates, and none is synced');
 ok($g->eventually($_, "SELECT v LIKE 'by a%' FROM t WHERE id = 20"), "$_ has it all the same") foreach ('b', 'c');
 is($g->sql('a', "SELECT string_agg(lag_transactions::text, ' ') FROM replp2p.stat_lag"), '0 0 0', 'nobody is behind');
 is($g->sql('a', "SELECT string_agg(detail, '; ') FROM replp2p.health() WHERE status <> 'OK' AND check_name = 'log'"), '',
 	'that others have it is no alarm');
 lose_tail($pid);
-like($g->sql('a', 'SELECT v FROM t WHERE id = 20'), qr/^by a/, 'a has lost the batch, not the row');
+like($g->sql('a', 'SELECT v FROM t WHERE id = 20'), qr/^by a/, 'a has lost batches, not the row');
 all_is_well('lost');
 
 # b builds on what a then loses
@@ -161,7 +167,7 @@ $pid = stop_served(1);
 $g->sql('b', "UPDATE t SET v = v || ', and by b' WHERE id = 1");
 lose_tail($pid);
 all_is_well('built upon');
-like($g->sql('a', 'SELECT v FROM t WHERE id = 1'), qr/^by a, \d+, and by b$/, 'both updates stand');
+like($g->sql('a', 'SELECT v FROM t WHERE id = 1'), qr/^by a, [\d.]+, and by b$/, 'both updates stand');
 is($g->sql('b', 'SELECT count(*) FROM replp2p.conflicts'), 0, 'no conflict');
 
 # a stamp far ahead comes to a behind its own commit; from c, which has not seen that, else it would
@@ -180,6 +186,7 @@ cmp_ok($g->sql('a', 'SELECT extract(epoch FROM last_stamp - now()) FROM replp2p.
 Replp2p->set_clock('c', 0);
 
 # what is not made again the same for sure
+stop_at('capture_before_sync', 'UPDATE toasted SET n = n + 1');
 foreach my $case (
 	[ 'two transactions', "UPDATE t SET v = 'first' WHERE id = 2", "UPDATE t SET v = 'second' WHERE id = 2" ],
 	[ 'a TOAST value that is not in the WAL', 'UPDATE toasted SET n = n + 1' ],
@@ -203,6 +210,22 @@ foreach my $case (
 		foreach grep { $g->digest('a', $_->[0]) ne $_->[1] } map { [ $tables[$_], $before[$_] ] } (0 .. 2);
 }
 all_is_well('what is not repeatable');
+
+# told to end, capture makes durable what is published
+$g->set('a', 'replp2p.crash_point', undef);
+my $log_end = -s $g->node('a')->logfile;
+foreach my $n (1 .. 5)
+{
+	$pid = $g->pid('a', 'capture');
+	$g->sql('a', "UPDATE t SET v = 'ended $n' WHERE id = 8");
+	$g->eventually('b', "SELECT v = 'ended $n' FROM t WHERE id = 8");
+	kill 'TERM', $pid;
+	$g->wait_until(sub { $g->is_gone($pid) && $g->sql('a', q{SELECT pid IS NOT NULL AND ready FROM replp2p.stat_capture}) eq 't' });
+}
+unlike(slurp_file($g->node('a')->logfile, $log_end), qr/removed \d+ bytes from the end of change log/, 'told to end, capture leaves nothing that is not durable');
+all_is_well('ended');
+append_to_file($crashed, '');
+$g->set('a', 'replp2p.crash_point', 'own_tail_lost');
 
 # small transactions on both sides, while a loses its tail again and again
 sub random_write

@@ -44,8 +44,9 @@ sub write_on
 	my $id = ++$last_id;
 	my $row = $id % 20;
 
-	attempt($name, "INSERT INTO once VALUES ($id, '$name');" .
-		" INSERT INTO t VALUES ($row, '$name $id') ON CONFLICT (id) DO UPDATE SET v = excluded.v");
+	# one transaction: several in a batch are synced first
+	attempt($name, "BEGIN; INSERT INTO once VALUES ($id, '$name');" .
+		" INSERT INTO t VALUES ($row, '$name $id') ON CONFLICT (id) DO UPDATE SET v = excluded.v; COMMIT");
 	return $id;
 }
 
@@ -179,10 +180,12 @@ $g->node('c')->stop;
 $seen = visible();
 ok(defined $seen, 'a row of a is visible on b alone');
 $g->node('a')->stop('immediate');
+$g->node('c')->append_conf('postgresql.conf', "replp2p.unreachable_peers = 'b'");	# which relays what it has written
 $g->node('c')->start;
 $g->up('c');
 is($g->sql('c', "SELECT count(*) FROM once WHERE id = $seen"), 0, 'c does not have it');
 $g->sql('c', "SELECT replp2p.evict_node('a')");
+$g->set('c', 'replp2p.unreachable_peers', '');
 write_on('b');
 crash($gossip);
 disarm();

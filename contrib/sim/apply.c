@@ -86,8 +86,10 @@ apply_step(Node *node)
 			members_load(node);
 			for (uint32_t i = 0; i < world.nnodes; i++)
 				a->applied[i] = node->shared.applied[i];
-			keyindex_load(node);
-			a->stage = APPLY_IDLE;
+			if (keyindex_load(node))
+				a->stage = APPLY_IDLE;
+			else
+				barrier_set(node);
 			return true;
 		case APPLY_IDLE:
 			if (node->shared.wanted_generation != node->shared.loaded_generation)

@@ -250,7 +250,11 @@ change_overrule(Node *node, const SubOp *subop)
 				barrier_set(node);
 				return true;
 			}
-			keyindex_follow_own(node, node->shared.captured[node->index]);
+			if (!keyindex_follow_own(node, node->shared.captured[node->index]))
+			{
+				barrier_set(node);
+				return true;
+			}
 			a->deletes_known_to = node->shared.captured_lsn;
 		}
 		if (keyindex_tombstone(node, subop->table, subop->key, &tombstone) &&

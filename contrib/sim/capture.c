@@ -9,10 +9,11 @@
  * loses its body and goes on at the log's last position; what was appended and
  * not synced survives a crash of the server, and by chance one of the machine.
  *
- * What is appended as one transaction by itself others may have at once (batch_is_out). If it is
- * lost with power it is decoded again, and has to come out as the same batch. So stamps hang on
- * the WAL alone: the floor is what stands in front of a commit there; and what is
- * sealed first after a start is sealed alone. Larger transactions, which the server
+ * What is appended as one transaction by itself others may have at once (batch_is_out), and so with
+ * several of them, published without a sync. If they are lost, by a crash since no position stands behind
+ * them, or with power, they are decoded again, and have to come out as the same batches. So stamps hang on
+ * the WAL alone: the floor is what stands in front of a commit there; and as many transactions as may have been
+ * out are sealed one by one after a start. Larger ones, which the server
  * can't repeat (parts, values fetched), and several at once are served once they are synced.
  */
 #include "sim.h"
@@ -22,6 +23,7 @@
 #include "p2p_stamp.h"
 
 #define SLOW_SYNC 400			/* ticks */
+#define UNSYNCED_BATCHES 4
 
 static void capture_open(Node *node);
 static void refill(Node *node, uint32_t from, uint32_t to);
@@ -64,6 +66,7 @@ capture_step(Node *node)
 			node->logs[node->index].synced = node->logs[node->index].count;
 			log_recover_own(node, true);
 			c->synced_lsn = c->position.lsn;
+			c->unsynced = 0;
 			c->stage = CAPTURE_SYNCED;
 			return true;
 		case CAPTURE_SYNCED:
@@ -119,8 +122,9 @@ capture_open(Node *node)
 	c->read_lsn = PLANTED(again_from_slot) ? node->disk.confirmed : start;
 	c->synced_lsn = p->there ? start : 0;
 	c->appended = !p->there;	/* the first position has to be written */
-	c->alone = true;
+	c->alone = UNSYNCED_BATCHES;
 	c->out = false;
+	c->unsynced = 0;
 	c->stage = CAPTURE_READS;
 	shared->capture_ready = true;
 	if (p->there)
@@ -203,6 +207,14 @@ capture_read(Node *node)
 	{
 		append_all(node);
 		c->stage = CAPTURE_APPENDED;
+		if (c->out && c->unsynced < UNSYNCED_BATCHES && random_chance(&node->random, 60))
+		{
+			const Log  *log = &node->logs[node->index];
+
+			check_register(node, log->batches[log->count - 1]);
+			c->unsynced++;
+			c->stage = CAPTURE_SYNCED;
+		}
 		return true;
 	}
 	if (shared->captured_lsn < c->read_lsn || read)
@@ -349,9 +361,10 @@ append_all(Node *node)
 		uint32_t	n = 1 + random_below(&node->random, node->batch_size);
 		Batch	   *batch;
 
-		if (c->alone && !PLANTED(sealed_with_more))
+		if (c->alone > 0 && !PLANTED(sealed_with_more))
 			n = 1;
-		c->alone = false;
+		if (c->alone > 0)
+			c->alone--;
 		if (n > c->nbody - done)
 			n = c->nbody - done;
 		batch = arena_take(sizeof(Batch) + n * sizeof(Captured *));
@@ -414,5 +427,6 @@ publish(Node *node)
 		c->below_xid = 0;
 	}
 	shared->stored[node->index] = c->seq;
-	shared->applied[node->index] = c->seq;
+	if (shared->applied[node->index] < c->seq)
+		shared->applied[node->index] = c->seq;
 }

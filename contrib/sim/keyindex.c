@@ -59,8 +59,8 @@ keyindex_tombstone(const Node *node, uint32_t table, uint32_t key, P2pVersion *v
 	return found;
 }
 
-/* Read all logs, up to what is applied. */
-void
+/* Read all logs, up to what is applied; false: the own one is not all there yet. */
+bool
 keyindex_load(Node *node)
 {
 	Apply	   *a = &node->apply;
@@ -76,7 +76,7 @@ keyindex_load(Node *node)
 
 		if (origin == node->index)
 			continue;
-		for (uint32_t b = log->first; b < log->synced; b++)
+		for (uint32_t b = log->first; b < log->count; b++)
 		{
 			for (uint32_t i = 0; i < log->batches[b]->count; i++)
 			{
@@ -88,25 +88,28 @@ keyindex_load(Node *node)
 			}
 		}
 	}
-	if (PLANTED(forgotten_tombstones))
-		a->own_seq = node->shared.captured[node->index];
-	else
-		keyindex_follow_own(node, node->shared.captured[node->index]);
+	if (!PLANTED(forgotten_tombstones))
+		return keyindex_follow_own(node, node->shared.captured[node->index]);
+	a->own_seq = node->shared.captured[node->index];
+	return true;
 }
 
-/* Note the own transactions up to limit. */
-void
+/* Note the own transactions up to limit; false: capture has yet to make some of them again. */
+bool
 keyindex_follow_own(Node *node, uint32_t limit)
 {
 	Apply	   *a = &node->apply;
 
 	while (a->own_seq < limit)
 	{
+		if (a->own_seq >= node->logs[node->index].cursor.seq && !PLANTED(unmade_own))
+			return false;
 		const Captured *t = log_find(&node->logs[node->index], ++a->own_seq);
 
 		if (t != NULL)			/* else trimmed, so stable */
 			transaction_note(node, t, node->index, false);
 	}
+	return true;
 }
 
 /* What a transaction of a log says of its keys. */

@@ -115,6 +115,8 @@ log_recover_own(Node *node, bool survives)
 			check_register(node, log->batches[i]);
 	}
 	cursor_find(log);
+	if (node->shared.stored[node->index] > position->seq)
+		node->shared.stored[node->index] = position->seq;
 }
 
 /* What a crash leaves of all logs. */

@@ -75,6 +75,7 @@ bool		random_chance(Random *r, uint32_t percent);
 	X(no_refill, "version entries that a crash lost are not put again") \
 	X(again_from_slot, "capture begins at the slot's position with the log's seqs") \
 	X(served_unsynced, "all batches are served before they are synced") \
+	X(unmade_own, "apply does not wait for what capture makes again of the own log") \
 	X(sealed_with_more, "what others may have is sealed anew with what came after it") \
 	X(unnoted, "what its log may yet lose is applied without a note of its batch") \
 	X(late_batch_note, "the note of a batch stands behind the commit") \
@@ -309,8 +310,9 @@ typedef struct Capture
 	uint32_t	below_lsn;
 	uint32_t	synced_lsn;
 	bool		appended;
-	bool		alone;			/* what is sealed next may be out since before a crash */
+	uint32_t	alone;			/* so many transactions may be out since before a crash, each by itself */
 	bool		out;			/* what was appended may be served before it is synced */
+	uint32_t	unsynced;		/* batches that are published, and not synced */
 	uint32_t	appended_tick;
 	uint32_t	confirm_lsn;	/* where the slot is to go once that may be; 0 = nothing is due */
 	uint32_t	confirm_mark[MAX_NODES];	/* what was noted in front of that */
@@ -720,9 +722,9 @@ void		apply_abort(Node *node);
 bool		subop_step(Node *node);	/* false: it waits */
 void		barrier_set(Node *node);
 bool		barrier_passed(Node *node);
-void		keyindex_load(Node *node);
+bool		keyindex_load(Node *node);
 void		keyindex_put(KeyEntry *entry, const P2pVersion *version, bool is_row);
-void		keyindex_follow_own(Node *node, uint32_t limit);
+bool		keyindex_follow_own(Node *node, uint32_t limit);
 void		keyindex_remember(Node *node);
 bool		keyindex_tombstone(const Node *node, uint32_t table, uint32_t key, P2pVersion *version);
 void		keyindex_sweep(Node *node);

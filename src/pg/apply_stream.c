@@ -15,10 +15,10 @@
  * something is in the local transaction is made sure of, once:
  *
  *	  stored already					nothing is to be done
- *	  up to RP_WAL_NOTE_MAX_BATCH bytes	its bytes go into the WAL in front of the commit
- *										record, which is durable only after them (batchnote.c)
- *	  larger, or a part				the commit waits for the sync: to write them twice would
- *										cost as much
+ *	  one small transaction				its bytes go into the WAL in front of the commit record,
+ *										which is durable only after them (batchnote.c)
+ *	  several, or large					the commit waits for the sync (pull_store.c begins it at
+ *										once): to write them twice would cost as much
  *
  * A group of transactions may go on into the next batch. The bytes of the one before are gone then,
  * so it is made sure of when the stream leaves it.
@@ -188,7 +188,7 @@ batch_secure(RpStream *stream)
 	stream->secured_seq = last_seq;
 	if (stored_seq(stream) >= last_seq)
 		return;
-	if (stream->batch.span.partial || stream->bytes.length > RP_WAL_NOTE_MAX_BATCH)
+	if (!rp_wal_note_takes(&stream->batch))
 	{
 		stream->awaited_seq = last_seq;
 		return;

@@ -114,7 +114,16 @@ rp_tracked_look(RpApplyTransaction *txn, RpTrackedKey *t)
 		t->here = rp_image_of_slot(open->local);
 	}
 	if (rp_displaced_in(open->map->relid))
+	{
+		/*
+		 * No client's delete or truncate meets a displaced row: one that has superseded it, and is not
+		 * captured, may be less than what is being applied.
+		 */
+		if (!t->row_exists)
+			(void) rp_apply_deletes_complete(txn, open->map->relid);
+		rp_keysets_follow_own();
 		(void) rp_displaced_notes_apply();	/* what a local write has superseded is not here any more */
+	}
 	if (!t->row_exists && rp_displaced_find(open, t->key, &version, open->image))
 	{
 		t->is_displaced = true;

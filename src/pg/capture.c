@@ -69,8 +69,8 @@
  * what decoding has proposed.
  *
  * Any ERROR ends the worker, and the launcher starts it again: it goes on at the
- * log's last position. Seqs and stamps that were given since have been seen by
- * nobody, but for one small transaction perhaps that gets the same again (capture_batch.c).
+ * log's last position. Seqs and stamps that were given since are given again; who has seen
+ * them finds them the same (capture_batch.c).
  *
  * While it holds the slot this process runs no query and writes no table: VACUUM
  * does not look at its snapshots.
@@ -85,6 +85,7 @@
 #include "pgstat.h"
 #include "replication/decode.h"
 #include "replication/slot.h"
+#include "storage/ipc.h"
 #include "storage/procarray.h"
 #include "storage/spin.h"
 #include "utils/memutils.h"
@@ -111,6 +112,7 @@
 #define CONFIRM_INTERVAL_MS 3000
 #define CONFIRM_BYTES ((XLogRecPtr) 16 * 1024 * 1024)
 
+static void sync_at_end(int code, Datum arg);
 static RpCapture *capture_create(RpNode *node);
 static void error_place(void *arg);
 static XLogRecPtr capture_round(RpCapture *capture);
@@ -143,6 +145,7 @@ rp_capture_main(Datum dboid)
 
 	error_context_stack = &context;
 	rp_capture_open(capture);
+	before_shmem_exit(sync_at_end, PointerGetDatum(capture));
 	for (;;)
 	{
 		XLogRecPtr	before = capture->decoding->reader->EndRecPtr;
@@ -153,6 +156,21 @@ rp_capture_main(Datum dboid)
 		pgstat_report_stat(false);
 		rest(capture, limit, limit - before >= MUCH_WAL);
 	}
+}
+
+/*
+ * The worker ends: make durable what is published, if nothing else is in work. Otherwise it is made
+ * again, as after a crash.
+ */
+static void
+sync_at_end(int code, Datum arg)
+{
+	RpCapture  *capture = (RpCapture *) DatumGetPointer(arg);
+
+	(void) code;
+	if (capture->unsynced > 0 && !capture->tx.open && !capture->appended &&
+		capture->body.first_seq == 0 && rp_log_is_sound(capture->writer))
+		rp_capture_sync(capture);
 }
 
 /* Make this process's state. */
@@ -211,6 +229,8 @@ capture_round(RpCapture *capture)
 		rp_capture_flush(capture);
 	else
 		rp_capture_publish(capture);
+	if (!capture->started)
+		rp_capture_started(capture);	/* what was decoded before the start was flushed then */
 	p2p_pace_note(&capture->pace, rp_monotonic_us(), capture->commits - commits);
 	return limit;
 }
@@ -634,7 +654,7 @@ batch_is_full(RpCapture *capture)
 {
 	const RpBody *body = &capture->body;
 
-	/* alone, as it was if it was served before it was durable */
+	/* alone, as it was if it was published before it was durable */
 	if (!capture->started)
 		return true;
 	return body->writer.length >= (size_t) rp_batch_max_kb * 1024 ||
@@ -649,7 +669,7 @@ position_is_due(RpCapture *capture)
 	if (capture->done_lsn == capture->synced_lsn)
 		return false;
 	return capture->remote_commits >= POSITION_REMOTE_COMMITS ||
-		time_is_up(capture->synced_us, POSITION_INTERVAL_MS);
+		time_is_up(capture->synced_us, POSITION_INTERVAL_MS) || rp_capture_sync_is_due(capture);
 }
 
 /* Is it time to let the slot go on? */

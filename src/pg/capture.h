@@ -146,8 +146,11 @@ typedef struct RpCapture
 
 	RpLogWriter *writer;
 	P2pCursor	cursor;			/* end of what was appended */
-	bool		appended;		/* batches since the last sync */
-	bool		started;		/* the first batch since the start is durable */
+	bool		appended;		/* batches that are not published yet */
+	uint32		unsynced;		/* batches that are published, and not durable */
+	int64		unsynced_us;	/* monotonic: when the first of them was */
+	uint64		start_seq;		/* where reading began */
+	bool		started;		/* what may have been published before and lost has been made again */
 	bool		active;			/* the node was, when members were looked at last */
 	bool		repeatable;		/* all since the last sync comes out the same again */
 	XLogRecPtr	catalogs_lsn;	/* end of the last commit that changed catalogs */
@@ -205,7 +208,7 @@ void		rp_capture_open(RpCapture *capture);
 void		rp_capture_refill_note(RpCapture *capture, const RpCommitRecord *commit);
 /* The start position is reached: put the missing entries, from the log. */
 void		rp_capture_refill_finish(RpCapture *capture);
-/* The first batch since the start is durable. */
+/* What was published before the start, and lost, has been made again. */
 void		rp_capture_started(RpCapture *capture);
 /* Is a transaction so small that decoding it again from the last position will not spool it? */
 bool		rp_capture_is_small(const ReorderBufferTXN *txn);
@@ -231,9 +234,13 @@ void		rp_transaction_cut(RpCapture *capture);
 void		rp_transaction_commit(RpCapture *capture);
 /* Seal the whole transactions in the body, if any, and append the batch. */
 void		rp_capture_seal(RpCapture *capture);
-/* Seal, write a position, serve what is repeatable, make durable, put version entries, publish. */
+/* Seal, write; make durable what is not repeatable; put version entries, publish. */
 void		rp_capture_flush(RpCapture *capture);
-/* Tell shared memory how far we are; nothing unsealed, nothing unsynced. */
+/* Make everything that is sealed durable, with a position behind it. No part of a transaction may be last. */
+void		rp_capture_sync(RpCapture *capture);
+/* Has what is published been waiting long enough for that? */
+bool		rp_capture_sync_is_due(const RpCapture *capture);
+/* Tell shared memory how far we are; nothing unsealed, nothing that is not published. */
 void		rp_capture_publish(RpCapture *capture);
 
 /* capture_spool.c */

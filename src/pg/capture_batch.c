@@ -30,17 +30,20 @@
  * two steps loses nothing: reading goes on at the last durable position, and
  * capture_position.c puts version entries that are missing.
  *
- * Served before the fsync. Peers may have a batch as soon as it is written (RpMember.written_seq
- * of this node; serve.c, and nothing else, goes by that) if it is repeatable: should a loss of
- * power take it from the log, then decoding the same WAL again from the last durable position
- * gives the very same bytes, since its commit is flushed before it is decoded. What a batch is
+ * Published without an fsync. A batch need not be durable before it is told of and served if it is
+ * repeatable: should a crash or a loss of power take it from the log, then decoding the same WAL
+ * again from the last durable position gives the very same bytes. The commits in it are flushed
+ * before they are decoded, and that WAL is kept (the slot is confirmed up to durable positions
+ * only): so it is as durable as the WAL. Such batches are written, without a position, and synced
+ * later: with the RP_UNSYNCED_BATCHES'th, after SYNC_DELAY_US, in front of the first batch that is
+ * not repeatable, or when the worker ends. Recovery cuts off what stands behind the last position,
+ * and it is made again. What a batch is
  * made of, and why that is so:
  *
- *	 transactions	 One, whole, with nothing unsynced in front of it. So at most one batch is ever
- *					 out, and it is the first after the position: the first batch after any start
- *					 has one transaction, too.
- *	 previous hash,	 Of the last durable batch and position.
- *	 seq
+ *	 transactions	 One, whole. After any start the first RP_UNSYNCED_BATCHES transactions are
+ *					 sealed one by one, too; batches of several were durable before anybody had them.
+ *	 previous hash,	 Of the last durable batch and position, and then of one repeatable batch after
+ *	 seq			 the other.
  *	 stamp			 A function of the WAL (capture.c: the floor). Commit time and xid are the
  *					 commit record's.
  *	 deps			 The captured vector: the position's, and what remote commits behind it made of
@@ -64,8 +67,8 @@
  *	 signature		 Ed25519 makes the same of the same.
  *
  * Whatever reads something else into a batch clears RpCapture.repeatable, which a durable position
- * sets. A new version of this code that makes other bytes of the same WAL has to begin where the
- * end of the log is durable and behind all WAL: after a shutdown that is so.
+ * sets. A new version of this code that makes other bytes of the same WAL has to begin with a log
+ * that is durable as far as peers have it: which it is after a shutdown (capture.c: sync_at_end).
  *
  * Errors end the worker; nothing here needs undoing, since recovery of the log
  * begins at the last durable position and nobody has seen more but what comes again.
@@ -89,6 +92,8 @@
 #define BODY_START_SIZE ((size_t) 256 * 1024)
 /* A body's memory beyond this is given back after it is sealed. */
 #define BODY_KEEP_SIZE ((size_t) 32 * 1024 * 1024)
+/* What is published is made durable after so long. */
+#define SYNC_DELAY_US INT64CONST(1000000)
 /* Room that a BEGIN takes at most. */
 #define BEGIN_MAX_SIZE (1 + 10 + 8 + 8 + 8 + 10 + P2P_MAX_MEMBERS * 20)
 
@@ -104,11 +109,10 @@ static void body_append(RpBody *body, const uint8_t *bytes, size_t start, size_t
 static void batch_append(RpCapture *capture, P2pSpan span, P2pStamp last_stamp,
 						 const P2pVector *deps);
 static const void *body_pack(RpCapture *capture, bool plain, uint8 *compression, uint32 *length);
-static void written_publish(RpCapture *capture);
 static void position_append(RpCapture *capture);
 static void pending_put(RpCapture *capture);
 static void publish_vectors(RpCapture *capture);
-static bool publish_self(RpCapture *capture, bool *news);
+static bool publish_self(RpCapture *capture);
 
 /* Make an empty body, and one for what is spooled. */
 void
@@ -502,37 +506,64 @@ body_pack(RpCapture *capture, bool plain, uint8 *compression, uint32 *length)
 	return stored;
 }
 
-/* Make all up to done_lsn durable, then visible; peers may have what is repeatable before. */
+/*
+ * Make everything up to done_lsn visible to others; durable before, if it might not come out the
+ * same again.
+ */
 void
 rp_capture_flush(RpCapture *capture)
 {
 	MemoryContext old = MemoryContextSwitchTo(capture->step_memory);
 
 	rp_capture_seal(capture);
-	position_append(capture);
-	RP_CRASH_POINT("capture_after_append");
 	if (capture->appended && capture->repeatable)
 	{
 		rp_log_write(capture->writer);
-		written_publish(capture);
+		if (capture->unsynced++ == 0)
+			capture->unsynced_us = rp_monotonic_us();
+		RP_CRASH_POINT("capture_after_write");
 	}
+	else
+		rp_capture_sync(capture);
+	capture->appended = false;
+
+	pending_put(capture);
+	rp_capture_publish(capture);
+	if (capture->unsynced >= RP_UNSYNCED_BATCHES || rp_capture_sync_is_due(capture))
+		rp_capture_sync(capture);
+	if (!capture->started && capture->seq >= capture->start_seq + RP_UNSYNCED_BATCHES)
+		rp_capture_started(capture);
+	rp_log_prepare(capture->writer);
+	MemoryContextSwitchTo(old);
+}
+
+bool
+rp_capture_sync_is_due(const RpCapture *capture)
+{
+	return capture->unsynced > 0 &&
+		rp_monotonic_us() - capture->unsynced_us >= SYNC_DELAY_US;
+}
+
+void
+rp_capture_sync(RpCapture *capture)
+{
+	RpNode	   *node = capture->node;
+
+	position_append(capture);
+	RP_CRASH_POINT("capture_after_append");
 	if (capture->appended)
 		RP_CRASH_POINT("capture_before_sync");
 	rp_log_sync(capture->writer);
 	RP_CRASH_POINT("capture_after_sync");
-	pg_atomic_fetch_add_u64(&capture->node->stats.log_syncs, 1);
-	if (capture->appended && !capture->started)
-		rp_capture_started(capture);
-	capture->appended = false;
+	pg_atomic_fetch_add_u64(&node->stats.log_syncs, 1);
+	capture->unsynced = 0;
 	capture->repeatable = capture->active;
 	capture->synced_lsn = capture->done_lsn;
 	capture->synced_us = rp_monotonic_us();
 	capture->remote_commits = 0;
-
-	pending_put(capture);
-	rp_capture_publish(capture);
-	rp_log_prepare(capture->writer);
-	MemoryContextSwitchTo(old);
+	SpinLockAcquire(&node->vector_lock);
+	node->members[RP_SELF].durable_seq = capture->seq;
+	SpinLockRelease(&node->vector_lock);
 }
 
 /* Append where we are: the record from which everything goes on after a crash. */
@@ -549,21 +580,7 @@ position_append(RpCapture *capture)
 	rp_log_append_position(capture->writer, &position);
 }
 
-/* Let peers have what is in the log's file. */
-static void
-written_publish(RpCapture *capture)
-{
-	RpNode	   *node = capture->node;
-	RpSlotSet	self = {0};
-
-	SpinLockAcquire(&node->vector_lock);
-	node->members[RP_SELF].written_seq = capture->seq;
-	SpinLockRelease(&node->vector_lock);
-	rp_slots_add(&self, RP_SELF);
-	rp_pollers_wake(node, &self);
-}
-
-/* Put the version entries of transactions whose batches are durable now. */
+/* Put the version entries of transactions whose batches are durable, or will be made again. */
 static void
 pending_put(RpCapture *capture)
 {
@@ -584,16 +601,15 @@ rp_capture_publish(RpCapture *capture)
 	RpNode	   *node = capture->node;
 	RpSlotSet	self = {0};
 	bool		own;
-	bool		news;			/* for peers */
 
 	Assert(capture->body.first_seq == 0 && !capture->appended && capture->npending == 0);
 	SpinLockAcquire(&node->vector_lock);
 	publish_vectors(capture);
-	own = publish_self(capture, &news);
+	own = publish_self(capture);
 	SpinLockRelease(&node->vector_lock);
 
 	rp_slots_add(&self, RP_SELF);
-	if (news)
+	if (own)
 		rp_pollers_wake(node, &self);	/* first: peers wait for it */
 	if (capture->published_lsn != capture->done_lsn || own)
 		ConditionVariableBroadcast(&node->captured_cv);
@@ -629,22 +645,21 @@ publish_vectors(RpCapture *capture)
 	}
 }
 
-/* Our own transactions; are there new ones, and news for peers? vector_lock is held. */
+/* Our own transactions; returns whether there are new ones. vector_lock is held. */
 static bool
-publish_self(RpCapture *capture, bool *news)
+publish_self(RpCapture *capture)
 {
 	RpNode	   *node = capture->node;
 	RpMember   *self = &node->members[RP_SELF];
 
-	*news = self->written_seq < capture->seq;
 	if (capture->published_seq == capture->seq)
 		return false;
 	capture->published_seq = capture->seq;
-	self->captured_seq = capture->seq;
+	self->captured_seq = Max(self->captured_seq, capture->seq);
 	self->stored_seq = capture->seq;
 	self->written_seq = capture->seq;
-	self->applied_seq = capture->seq;
-	self->stored_stamp = capture->stamp;
+	self->applied_seq = Max(self->applied_seq, capture->seq);
+	self->written_stamp = capture->stamp;
 	self->applied_stamp = capture->stamp;
 	if (self->oldest_seq == 0)
 		self->oldest_seq = capture->oldest_seq;

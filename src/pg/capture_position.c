@@ -65,8 +65,8 @@
 #define WAIT_FOR_WAL_MS 10
 /*
  * What running transactions may take before the largest is decoded ahead: capture_spool.c. Before
- * the first batch, which a peer may have had from us already, more: so that no transaction that was
- * small enough to be served before it was durable is ever the largest, and comes out differently.
+ * the first batches, which peers may have had from us already, more: so that no transaction that was
+ * small enough to be published before it was durable is ever the largest, and comes out differently.
  * That many cannot be running, four times over since a crash leaves some behind in the WAL.
  */
 #define DECODING_MEMORY "8MB"
@@ -85,7 +85,7 @@ typedef struct RefillEntry
 static RpCapture *reading = NULL;
 
 static void members_load(RpNode *node);
-static void written_forget(RpNode *node);
+static void log_reopened(RpNode *node, uint64 seq);
 static void plugin_allow(void);
 static void slot_acquire(RpCapture *capture, const char *name, bool log_is_empty);
 static void slot_create(RpCapture *capture, const char *name);
@@ -125,7 +125,7 @@ rp_capture_open(RpCapture *capture)
 	capture->writer = rp_log_open_writer(capture->node->dboid, &capture->identity.self, true, &end);
 	capture->cursor = end.cursor;
 	capture->oldest_seq = end.oldest_seq;
-	written_forget(capture->node);
+	log_reopened(capture->node, end.cursor.seq);
 	slot_acquire(capture, name, !end.has_position);
 	position_take(capture, &end);
 	versions_retain(capture);
@@ -139,14 +139,21 @@ rp_capture_open(RpCapture *capture)
 	CurrentResourceOwner = capture->owner;
 }
 
-/* Have no peer sent what is beyond the durable part of the log: it may be gone, and come again. */
+/*
+ * The log may have been cut back. Who stands there looks for his place anew, and is served no more than
+ * there is. What was said to be captured stays so, as the same comes again: who needs it of the log
+ * waits for that (ownlog.c).
+ */
 static void
-written_forget(RpNode *node)
+log_reopened(RpNode *node, uint64 seq)
 {
 	RpMember   *self = &node->members[RP_SELF];
 
 	SpinLockAcquire(&node->vector_lock);
-	self->written_seq = self->stored_seq;
+	self->opened++;
+	self->stored_seq = Min(self->stored_seq, seq);
+	self->written_seq = Min(self->written_seq, seq);
+	self->durable_seq = seq;
 	SpinLockRelease(&node->vector_lock);
 }
 
@@ -321,6 +328,7 @@ position_take(RpCapture *capture, const RpLogEnd *end)
 		}
 		node_raise(capture->node, position->stamp, position->floor);
 	}
+	capture->start_seq = capture->seq;
 	capture->captured[RP_SELF] = capture->seq;
 	(void) p2p_vector_set(&capture->vector, &capture->identity.self, capture->seq);
 	capture->synced_lsn = end->has_position ? capture->start_lsn : InvalidXLogRecPtr;

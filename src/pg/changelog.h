@@ -61,11 +61,13 @@ void		rp_log_append_batch(RpLogWriter *writer, const P2pBatch *batch,
 								const void *header, size_t header_length,
 								const void *body, size_t body_length);
 void		rp_log_append_position(RpLogWriter *writer, const P2pPosition *position);
-/*
- * Hand everything appended so far to the operating system, so that readers see it: not durable yet.
- * If a position is among it, rp_log_sync has to be next.
- */
+/* Of the own log so many batches may be published at most that are not durable: capture_batch.c. */
+#define RP_UNSYNCED_BATCHES 64
+
+/* Hand everything appended so far to the operating system, so that readers see it: not durable yet. */
 void		rp_log_write(RpLogWriter *writer);
+/* Can anything be written to the log, without a rollback before? */
+bool		rp_log_is_sound(const RpLogWriter *writer);
 /*
  * Make durable, then rotate if the segment is full (the own log: if the sync
  * ended with a position, which is copied). If an ERROR comes out of it, nothing since the

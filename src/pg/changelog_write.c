@@ -16,9 +16,8 @@
  * and may then be appended again. Only if that fails, too, the server's
  * policy for its own data files holds (PANIC, unless data_sync_retry is on).
  *
- * The POSITION that closes a sync of the own log waits in memory for the sync, or for
- * rp_log_write(), so that one sync writes one position, as its last record: recovery counts on
- * it. What was written with a position is therefore synced before anything else is appended.
+ * The POSITION that closes a sync of the own log waits in memory for the sync, so
+ * that one sync writes one position, as its last record: recovery counts on it.
  *
  * Space ahead. A sync that makes the file longer also makes the file system write its
  * journal, which costs more than our few bytes. So a small sync that reaches the end of the
@@ -81,8 +80,7 @@ struct RpLogWriter
 	bool		small;			/* the last sync was */
 	uint8	   *buffer;			/* not written yet */
 	size_t		buffered;
-	bool		position_waits; /* for the sync, or for being written before */
-	bool		position_written;	/* since the last sync */
+	bool		position_waits; /* for the sync */
 	bool		closed_by_position;		/* the last sync was */
 	P2pPosition position;		/* the last one handed in */
 };
@@ -91,7 +89,6 @@ static void close_writer_file(void *arg);
 static void begin_segment(RpLogWriter *writer, const P2pSpan *span);
 static int	open_segment_file(const char *path, int flags, int elevel);
 static void begin_work(RpLogWriter *writer);
-static void begin_append(RpLogWriter *writer);
 static void put_record(RpLogWriter *writer, P2pLogType type, const void *first,
 					   size_t first_length, const void *second, size_t second_length);
 static void write_out(RpLogWriter *writer, struct iovec *pieces, int npieces, size_t length);
@@ -195,7 +192,7 @@ rp_log_append_batch(RpLogWriter *writer, const P2pBatch *batch,
 {
 	P2pCursor  *cursor = &writer->now.cursor;
 
-	begin_append(writer);
+	begin_work(writer);
 	if (!p2p_origin_equal(&batch->origin, &writer->origin) ||
 		p2p_cursor_judge(cursor, &batch->span) != P2P_ARRIVAL_NEXT ||
 		(cursor->started && memcmp(cursor->hash, batch->previous_hash, P2P_HASH_SIZE) != 0))
@@ -221,18 +218,17 @@ rp_log_append_position(RpLogWriter *writer, const P2pPosition *position)
 	if (!writer->own || position->seq != cursor->seq || cursor->parts != 0)
 		elog(ERROR, "position of seq %llu does not continue change log \"%s\"",
 			 (unsigned long long) position->seq, writer->folder);
-	begin_append(writer);
+	begin_work(writer);
 	writer->position = *position;
 	writer->position_waits = true;
 	writer->failed = false;
 }
 
-/* Hand everything appended so far to the operating system, in one write if it is not much. */
+/* Hand everything appended so far to the operating system. */
 void
 rp_log_write(RpLogWriter *writer)
 {
 	begin_work(writer);
-	put_position(writer);
 	flush_buffer(writer);
 	writer->failed = false;
 }
@@ -241,10 +237,11 @@ rp_log_write(RpLogWriter *writer)
 void
 rp_log_sync(RpLogWriter *writer)
 {
-	bool		closed_by_position = writer->position_waits || writer->position_written;
+	bool		closed_by_position = writer->position_waits;
 
 	begin_work(writer);
-	put_position(writer);
+	if (writer->position_waits)
+		put_position(writer);
 	if (writer->buffered > 0 || writer->now.length != writer->synced.length)
 	{
 		flush_buffer(writer);
@@ -254,11 +251,17 @@ rp_log_sync(RpLogWriter *writer)
 		RP_CRASH_POINT("log_after_sync");
 		writer->closed_by_position = closed_by_position;
 	}
-	writer->position_written = false;
+	writer->position_waits = false;
 	writer->synced = writer->now;
 	writer->failed = false;
 	if (writer->now.length >= RP_LOG_SEGMENT_SIZE)
 		rotate(writer);
+}
+
+bool
+rp_log_is_sound(const RpLogWriter *writer)
+{
+	return !writer->failed;
 }
 
 /* Put zeros ahead of small syncs, if all is synced and there is little room left. */
@@ -291,15 +294,6 @@ begin_work(RpLogWriter *writer)
 	if (writer->failed)
 		elog(ERROR, "change log \"%s\" was not rolled back after an error", writer->folder);
 	writer->failed = true;
-}
-
-/* The same, for whatever makes the log longer. */
-static void
-begin_append(RpLogWriter *writer)
-{
-	if (writer->position_written)
-		elog(ERROR, "change log \"%s\" was not synced after its position", writer->folder);
-	begin_work(writer);
 }
 
 /* Make the segment that begins with this batch. */
@@ -353,15 +347,13 @@ put_record(RpLogWriter *writer, P2pLogType type, const void *first, size_t first
 	}
 }
 
-/* Append the position that waits, if there is one. */
+/* Append the position that waits. */
 static void
 put_position(RpLogWriter *writer)
 {
 	uint8		payload[P2P_POSITION_MAX_SIZE];
 	P2pWriter	w;
 
-	if (!writer->position_waits)
-		return;
 	if (writer->fd < 0)
 	{
 		P2pSpan		next = {.first_seq = writer->now.cursor.seq + 1};
@@ -372,8 +364,6 @@ put_position(RpLogWriter *writer)
 	p2p_put_position(&w, &writer->position);
 	Assert(!w.overflow);
 	put_record(writer, P2P_LOG_POSITION, payload, w.length, NULL, 0);
-	writer->position_waits = false;
-	writer->position_written = true;
 }
 
 /* Write what the buffer holds. */
@@ -489,7 +479,6 @@ cut_back(RpLogWriter *writer, int elevel)
 {
 	writer->buffered = 0;
 	writer->position_waits = false;
-	writer->position_written = false;
 	if (writer->fd >= 0 && ftruncate(writer->fd, (off_t) writer->synced.length) != 0)
 		ereport(elevel,
 				(errcode_for_file_access(),

@@ -73,7 +73,7 @@ rp_resume_apply(PG_FUNCTION_ARGS)
 
 /* Return the greatest stamp stored here of the members of this name; ERROR if there is none. */
 static P2pStamp
-stored_stamp_of(RpNode *node, const char *name)
+written_stamp_of(RpNode *node, const char *name)
 {
 	P2pStamp	stamp = 0;
 	bool		found = false;
@@ -87,7 +87,7 @@ stored_stamp_of(RpNode *node, const char *name)
 			continue;
 		found = true;
 		SpinLockAcquire(&node->vector_lock);
-		stamp = Max(stamp, member->stored_stamp);
+		stamp = Max(stamp, member->written_stamp);
 		SpinLockRelease(&node->vector_lock);
 	}
 	LWLockRelease(&node->lock);
@@ -111,7 +111,7 @@ rp_accept_stamps(PG_FUNCTION_ARGS)
 	rp_writable_required("replp2p.accept_stamps()");
 	node = rp_node_required();
 	{
-		RpArg		args[] = {rp_arg_name(name), rp_arg_int8(stored_stamp_of(node, name))};
+		RpArg		args[] = {rp_arg_name(name), rp_arg_int8(written_stamp_of(node, name))};
 
 		rp_catalog_execute("UPDATE replp2p.members SET accepted_stamp = greatest(accepted_stamp, $2)"
 						   " WHERE slot > 0 AND node_name = $1", SPI_OK_UPDATE, args, lengthof(args));

@@ -205,7 +205,7 @@ lag_state(const RpNodeView *view, int slot)
 		return apply_state_name(RP_APPLY_IDLE);
 	if (m->paused)
 		return apply_state_name(RP_APPLY_PAUSED);
-	if (m->stored_seq > m->applied_seq)
+	if (m->written_seq > m->applied_seq)
 		return view->workers[RP_WORKER_APPLY].pid == 0 ?
 			apply_state_name(RP_APPLY_ERROR) : apply_state_name(m->apply_state);
 	if (m->pull_source < 0 && !m->connected)
@@ -429,6 +429,7 @@ put_log(RpRow *row, const RpNodeView *view, int slot, uint64 bytes)
 	else
 		rp_row_int64(row, (int64) m->oldest_seq);
 	rp_row_int64(row, (int64) m->stored_seq);
+	rp_row_int64(row, (int64) m->durable_seq);
 	rp_row_int64(row, (int64) m->stable_seq);
 	rp_row_int64(row, (int64) bytes);
 	rp_row_name(row, holder < 0 ? NULL : view->members[holder].m.name);

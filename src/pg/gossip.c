@@ -227,6 +227,7 @@ static void
 talk(Gossip *gossip)
 {
 	bool		changed;
+	int64		due_us;
 	int64		left_us;
 	const char *teller;
 
@@ -244,12 +245,15 @@ talk(Gossip *gossip)
 	if (changed && !gossip->has_left)
 		rp_stability_step(gossip->stability);
 	rp_peers_talk(gossip->peers, changed);
-	rp_pull_commit(gossip->pull);
+	rp_pull_store(gossip->pull);
 	rp_pull_prepare(gossip->pull);
 
-	left_us = gossip->tick_due_us - rp_monotonic_us();
+	due_us = gossip->tick_due_us;
+	if (rp_pull_due_us(gossip->pull) != 0)
+		due_us = Min(due_us, rp_pull_due_us(gossip->pull));
+	left_us = due_us - rp_monotonic_us();
 	if (!rp_peers_wait(gossip->peers, left_us <= 0 ? 0 : (long) ((left_us + 999) / 1000)))
-		rp_pull_commit(gossip->pull);
+		rp_pull_store(gossip->pull);
 	teller = rp_peers_evicted_by(gossip->peers);
 	if (teller != NULL && rp_node_status(gossip->node) == RP_NODE_LEAVING)
 		gossip->force_leave = true; /* nobody waits for its changes any more */

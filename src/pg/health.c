@@ -271,8 +271,7 @@ check_capture(HealthReport *report)
 
 /*
  * Is our own log damaged? Has somebody transactions of ours that we lack? Then
- * our data directory went back in time. But for one transaction, which was served before its
- * batch was durable (capture_batch.c): capture makes it again, if the WAL holds it.
+ * our data directory went back in time; unless capture is about to make them again (capture_batch.c).
  */
 static void
 check_own_log(HealthReport *report)
@@ -280,8 +279,7 @@ check_own_log(HealthReport *report)
 	const RpNodeView *view = report->view;
 	int			teller;
 	uint64		told = rp_view_told_seq(view, RP_SELF, &teller);
-	const RpMember *self = &view->members[RP_SELF].m;
-	uint64		own = Max(self->stored_seq, self->written_seq);
+	uint64		own = view->members[RP_SELF].m.stored_seq;
 
 	if (rp_log_is_suspect(MyDatabaseId, &view->members[RP_SELF].m.origin))
 		rp_finding(&report->out, CRITICAL_STATUS,
@@ -289,7 +287,8 @@ check_own_log(HealthReport *report)
 				   "them has them. Restore the log's files from a backup, and restart the server; or "
 				   "leave the group by replp2p.leave_group(force => true) and join it again.",
 				   "the change log of this node is damaged on this disk");
-	if (told == own + 1 && (!view->capture_ready || view->captured_lsn < GetFlushRecPtr(NULL)))
+	if (told <= own + RP_UNSYNCED_BATCHES &&
+		(!view->capture_ready || view->captured_lsn < GetFlushRecPtr(NULL)))
 		return;
 	if (told > own)
 		rp_finding(&report->out, CRITICAL_STATUS,
@@ -395,7 +394,7 @@ static void
 find_held(HealthReport *report, const RpMember *m)
 {
 	const RpNodeView *view = report->view;
-	int64		ahead = m->stored_stamp - (view->now + view->group_offset_us);
+	int64		ahead = m->written_stamp - (view->now + view->group_offset_us);
 	char	   *hint = psprintf("Set the clock of \"%s\" right: its changes are applied once time "
 								"has passed their stamps, or now by SELECT replp2p.accept_stamps(%s).",
 								m->name, quote_literal_cstr(m->name));

@@ -25,6 +25,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
+#include "barrier.h"
 #include "changelog.h"
 #include "logpass.h"
 
@@ -51,6 +52,8 @@ struct RpLogPass
 	uint64		only_seq;		/* visit this transaction only; 0 = all */
 	RpPassItem	item;			/* version and number go on from one to the next */
 	RpLogReader *log;
+	uint64		opened;			/* RpLogExtent */
+	uint64		durable_seq;
 	P2pBatch	batch;
 	P2pBodyReader reader;
 	void	   *reader_memory;
@@ -63,6 +66,7 @@ struct RpLogPass
 static RpLogPass *pass_create(RpNode *node, int slot, uint64 after_seq, RpPassVisit visit,
 							  void *arg);
 static bool pass_seek_oldest(RpLogPass *pass);
+static void pass_look(RpLogPass *pass);
 static P2pStatus pass_batches(RpLogPass *pass, uint64 limit_seq);
 static void pass_body(RpLogPass *pass, const P2pBlock *body);
 static void pass_describe(RpLogPass *pass, const P2pRelation *relation);
@@ -97,8 +101,13 @@ rp_log_pass_one(RpNode *node, int slot, uint64 seq, RpPassVisit visit, void *arg
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	RpLogPass  *pass = pass_create(node, slot, seq - 1, visit, arg);
-	uint64		readable = rp_log_readable_seq(node, slot);
+	uint64		readable;
 	bool		there;
+
+	/* an own one may have been lost, and be about to be made again: capture_batch.c */
+	if (slot == RP_SELF && rp_log_readable_seq(node, slot) < seq)
+		rp_barrier(node, 0);
+	readable = rp_log_readable_seq(node, slot);
 
 	pass->until_seq = seq;
 	pass->only_seq = seq;
@@ -114,15 +123,7 @@ rp_log_pass_one(RpNode *node, int slot, uint64 seq, RpPassVisit visit, void *arg
 uint64
 rp_log_readable_seq(RpNode *node, int slot)
 {
-	uint64		seq;
-
-	SpinLockAcquire(&node->vector_lock);
-	seq = node->members[slot].stored_seq;
-	/* of the own log peers may have more (capture_batch.c), but nobody here looks at that */
-	if (slot != RP_SELF)
-		seq = Max(seq, node->members[slot].written_seq);
-	SpinLockRelease(&node->vector_lock);
-	return seq;
+	return rp_log_extent(node, slot).readable_seq;
 }
 
 RpLogPass *
@@ -160,6 +161,7 @@ pass_create(RpNode *node, int slot, uint64 after_seq, RpPassVisit visit, void *a
 											   ALLOCSET_DEFAULT_SIZES);
 	pass->item_context = AllocSetContextCreate(CurrentMemoryContext, "replp2p log pass item",
 											   ALLOCSET_DEFAULT_SIZES);
+	pass->opened = rp_log_extent(node, slot).opened;
 	pass->log = rp_log_open_reader(node->dboid, &node->members[slot].origin);
 	return pass;
 }
@@ -171,6 +173,7 @@ rp_pass_run(RpLogPass *pass, uint64 limit_seq)
 	Oid			save_user;
 	int			save_sec;
 
+	pass_look(pass);
 	if (!pass->positioned && pass->only_seq == 0)
 		pass->positioned = pass_seek_oldest(pass);
 	if (!pass->positioned)
@@ -195,6 +198,18 @@ rp_pass_run(RpLogPass *pass, uint64 limit_seq)
 	return Min(pass->seq, pass->until_seq);
 }
 
+/* Look how far the log is durable; if it may have been cut since the last look, seek anew. */
+static void
+pass_look(RpLogPass *pass)
+{
+	RpLogExtent extent = rp_log_extent(pass->node, pass->slot);
+
+	if (pass->positioned && pass->opened != extent.opened)
+		pass->positioned = rp_log_seek(pass->log, pass->seq, 0, false);
+	pass->opened = extent.opened;
+	pass->durable_seq = extent.durable_seq;
+}
+
 /*
  * Visit batch after batch. A reader takes a batch only as a whole, so limit_seq is where the
  * log ends and not where the visits do. P2P_END at either, or when the visitor has enough.
@@ -206,12 +221,13 @@ pass_batches(RpLogPass *pass, uint64 limit_seq)
 
 	while (!pass->enough && pass->seq < pass->until_seq)
 	{
+		RpLogLimit	limit = {limit_seq, 0, pass->seq >= pass->durable_seq};
 		P2pBlock	bytes;
 		P2pBlock	body;
 		P2pStatus	status;
 
 		CHECK_FOR_INTERRUPTS();
-		status = rp_log_read(pass->log, limit_seq, &bytes, &pass->batch);
+		status = rp_log_read_to(pass->log, &limit, &bytes, &pass->batch);
 		if (status == P2P_OK)
 			status = rp_log_unpack(pass->log, &pass->batch, &body);
 		if (status != P2P_OK)

@@ -251,7 +251,7 @@ rp_view_known_seq(const RpNodeView *view, int slot)
 	if (slot == RP_SELF)
 		return m->applied_seq;
 	told = rp_view_told_seq(view, slot, &teller);
-	return Max(told, Max(m->stored_seq, m->applied_seq));
+	return Max(told, Max(m->written_seq, m->applied_seq));
 }
 
 /* Return how far we are behind an origin, in microseconds: 0 = not, -1 = cannot be said. */
@@ -264,8 +264,8 @@ rp_view_lag_us(const RpNodeView *view, int slot)
 
 	if (known <= m->applied_seq)
 		return 0;
-	if (m->stored_seq == m->applied_seq + 1 && m->stored_stamp != 0)
-		since = m->stored_stamp;
+	if (m->written_seq == m->applied_seq + 1 && m->written_stamp != 0)
+		since = m->written_stamp;
 	if (since == 0)
 		return -1;
 	return Max(view->now + view->group_offset_us - since, 0);

@@ -15,6 +15,7 @@
  * one thing: stable versions are compared by stamp, and across a change of the table's handler that is not what
  * they were judged by. So what has not seen a settled change is left out (rp_handlers_is_past).
  */
+#include "barrier.h"
 #include "postgres.h"
 
 #include "utils/inval.h"
@@ -146,7 +147,10 @@ rp_own_log_follow(uint64 limit_seq)
 	{
 		for (int attempt = 0; own_seq < limit_seq; attempt++)
 		{
-			if (attempt > 1)
+			/* capture may be making the end of the log again: capture_batch.c */
+			if (attempt == 1)
+				rp_barrier(our_node, 0);
+			if (attempt > 2)
 				ereport(ERROR,
 						(errcode(ERRCODE_DATA_CORRUPTED),
 						 errmsg("the change log of this node ends before transaction " UINT64_FORMAT, limit_seq),

@@ -11,8 +11,8 @@
  *
  *	  reply -> parse -> known origin? -> the next one? -> group, body
  *		-> continues the hash chain? -> (a run of them) -> signature of the last
- *		-> append -> (all replies) -> write, let apply
- *		begin with it -> fsync -> publish
+ *		-> append -> (all replies) -> write, let apply have it and relay it
+ *		-> (soon) fsync -> publish as stored
  *
  * Nothing is believed because of who sent it: a batch counts by its origin's
  * signature alone. Each one names the hash of the one before it, signature
@@ -23,12 +23,8 @@
  * (PENALTY_US); somebody else is. Nothing that a peer sends is an ERROR.
  *
  * The next PULL goes out before the batches of a full reply are durable, so that
- * both sides work: cursors run ahead of what is published. Otherwise durable
- * comes first, since apply waits for it if it is large. What is published (stored_seq, ...,
- * under vector_lock) is durable, and peers see only that. Apply commits what is written, with the
- * batch in the WAL (batchnote.c). If writing or syncing fails, the ERROR ends the worker, and recovery
- * at its next start tells what is there; what is missing and stands in the WAL is put
- * back before anything else is done (pull_refill.c).
+ * both sides work: cursors run ahead of what is published as stored, which is durable. Where what came
+ * goes from here is pull_store.c's.
  *
  * Where a log may begin: at the origin's first batch (seq 1, previous hash
  * zero); on a node that joined, anywhere up to what its copy covers. That part,
@@ -45,8 +41,6 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
-#include "batchnote.h"
-#include "crashpoint.h"
 #include "monotonic.h"
 #include "peers.h"
 #include "pull_internal.h"
@@ -65,9 +59,6 @@
 #define PULL_BYTES (2 * 1024 * 1024)
 
 static void take_member(RpPull *pull, int slot);
-static void open_log(RpPull *pull, int slot);
-static void publish(RpPull *pull, int slot);
-static void announce(RpPull *pull, const RpSlotSet *grown);
 static P2pMemberLog member_log(const PulledLog *log);
 static int	choose_relay(RpPull *pull, int slot, const bool *reachable);
 static int	choose_source(RpPull *pull, int slot, const bool *reachable, const int64 *rtt_us);
@@ -119,7 +110,7 @@ rp_pull_refresh(RpPull *pull)
 		if (!was_open && log->origin.epoch != 0)
 		{
 			log->source = -1;
-			open_log(pull, slot);
+			rp_pull_open_log(pull, slot);
 			rp_slots_add(&opened, slot);
 			any = true;
 		}
@@ -128,7 +119,7 @@ rp_pull_refresh(RpPull *pull)
 		return;
 	rp_pull_refill(pull, &opened);
 	pull->refilled = true;
-	announce(pull, &opened);
+	rp_pull_announce(pull, &opened);
 }
 
 /* Copy what shared memory says of a member. Epochs start at 1: 0 stands for none. */
@@ -153,55 +144,6 @@ take_member(RpPull *pull, int slot)
 		SpinLockRelease(&pull->node->vector_lock);
 	}
 	LWLockRelease(&pull->node->lock);
-}
-
-/*
- * Open a log for writing, which recovers it, and publish where it ends. What was written and not
- * synced before may be gone: rp_pull_refill is to follow.
- */
-static void
-open_log(RpPull *pull, int slot)
-{
-	PulledLog  *log = &pull->logs[slot];
-	MemoryContext old = MemoryContextSwitchTo(pull->context);
-	RpLogEnd	end;
-
-	log->writer = rp_log_open_writer(MyDatabaseId, &log->origin, false, &end);
-	log->cursor = end.cursor;
-	log->stamp = end.last_stamp;
-	log->oldest_seq = end.oldest_seq;
-	log->dirty = false;
-	MemoryContextSwitchTo(old);
-	rp_batch_notes_stop(pull->node, slot);
-	SpinLockAcquire(&pull->node->vector_lock);
-	pull->node->members[slot].oldest_seq = 0;
-	SpinLockRelease(&pull->node->vector_lock);
-	publish(pull, slot);
-}
-
-/* Publish where a log ends; all of it is durable. */
-static void
-publish(RpPull *pull, int slot)
-{
-	const PulledLog *log = &pull->logs[slot];
-	RpMember   *member = &pull->node->members[slot];
-
-	SpinLockAcquire(&pull->node->vector_lock);
-	member->stored_seq = log->cursor.seq;
-	member->written_seq = log->cursor.seq;
-	member->written_parts = log->cursor.parts;
-	member->stored_stamp = log->stamp;
-	/* Trimming moves it on in shared memory only. */
-	member->oldest_seq = Max(member->oldest_seq, log->oldest_seq);
-	SpinLockRelease(&pull->node->vector_lock);
-}
-
-/* Wake whoever waits for what was published: more of these logs. */
-static void
-announce(RpPull *pull, const RpSlotSet *grown)
-{
-	rp_pollers_wake(pull->node, grown);
-	rp_worker_wake(pull->node, RP_WORKER_APPLY);
 }
 
 /* Note what a member stores; what it has of its own, a relay must bring soon. */
@@ -567,7 +509,7 @@ run_settle(RpPull *pull, int slot, int peer, RpPullTaken *taken)
 			log->skip = true;
 			break;
 		}
-		rp_pull_append(log, &batch, bytes);
+		rp_pull_append(pull, log, &batch, bytes);
 		taken->batches++;
 		if (batch.span.final)
 			taken->transactions += batch.span.last_seq - batch.span.first_seq + 1;
@@ -582,20 +524,6 @@ parse_again(const P2pBlock *bytes, P2pBatch *batch)
 {
 	if (p2p_batch_parse(bytes->bytes, bytes->length, batch) != P2P_OK)
 		elog(ERROR, "a batch has changed in memory");
-}
-
-/* Append a verified batch, verbatim. */
-void
-rp_pull_append(PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes)
-{
-	rp_log_append_batch(log->writer, batch, bytes->bytes, batch->header_length,
-						bytes->bytes + batch->header_length, batch->body_length);
-	if (log->oldest_seq == 0)
-		log->oldest_seq = batch->span.first_seq;
-	p2p_cursor_advance(&log->cursor, &batch->span, batch->hash);
-	if (batch->span.final)
-		log->stamp = batch->last_stamp;
-	log->dirty = true;
 }
 
 /* Don't ask the peer for this origin for a while. */
@@ -643,101 +571,4 @@ rp_pull_refused(RpPull *pull, int peer, const char *text)
 		return false;
 	penalise(pull, slot, peer);
 	return true;
-}
-
-/*
- * Let apply begin with what was appended, and commit it if it is small (batchnote.h). What is large it
- * holds open until that is durable, with its locks: so nothing but the sync comes in between.
- */
-static void
-show_written(RpPull *pull)
-{
-	bool		any = false;
-
-	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
-	{
-		PulledLog  *log = &pull->logs[slot];
-		RpMember   *member = &pull->node->members[slot];
-
-		if (log->writer == NULL || !log->dirty)
-			continue;
-		RP_CRASH_POINT("gossip_after_append");
-		rp_log_write(log->writer);
-		SpinLockAcquire(&pull->node->vector_lock);
-		member->written_seq = log->cursor.seq;
-		member->written_parts = log->cursor.parts;
-		member->oldest_seq = Max(member->oldest_seq, log->oldest_seq);
-		SpinLockRelease(&pull->node->vector_lock);
-		any = true;
-	}
-	if (!any)
-		return;
-	rp_worker_wake(pull->node, RP_WORKER_APPLY);
-	RP_CRASH_POINT("gossip_after_write");
-}
-
-/* Make durable what was appended, then publish it. */
-void
-rp_pull_commit(RpPull *pull)
-{
-	RpSlotSet	grown = {0};
-	bool		any = false;
-
-	show_written(pull);
-	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
-	{
-		PulledLog  *log = &pull->logs[slot];
-
-		if (log->writer == NULL || !log->dirty)
-			continue;
-		rp_log_sync(log->writer);
-		log->dirty = false;
-		pg_atomic_fetch_add_u64(&pull->node->stats.log_syncs, 1);
-		RP_CRASH_POINT("gossip_after_sync");
-		publish(pull, slot);
-		rp_slots_add(&grown, slot);
-		any = true;
-	}
-	if (any)
-		announce(pull, &grown);
-}
-
-/* Have all logs make room for what comes next. */
-void
-rp_pull_prepare(RpPull *pull)
-{
-	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
-	{
-		if (pull->logs[slot].writer != NULL)
-			rp_log_prepare(pull->logs[slot].writer);
-	}
-}
-
-/*
- * Close and open again the logs that a reader has marked: opening cuts them
- * before the damage. What is published goes back with them; peers that have
- * heard more only ask somebody else.
- */
-void
-rp_pull_repair(RpPull *pull)
-{
-	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
-	{
-		PulledLog  *log = &pull->logs[slot];
-		RpSlotSet	reopened = {0};
-
-		if (log->writer == NULL || !rp_log_is_suspect(MyDatabaseId, &log->origin))
-			continue;
-		ereport(LOG,
-				(errmsg("change log of origin \"%s\" is damaged, and is checked as a whole",
-						log->name),
-				 errdetail("What is cut off is pulled from a peer again.")));
-		rp_log_close_writer(log->writer);
-		log->writer = NULL;
-		open_log(pull, slot);
-		pull->stale_us = rp_monotonic_us();
-		rp_slots_add(&reopened, slot);
-		rp_pull_refill(pull, &reopened);
-		announce(pull, &reopened);
-	}
 }

@@ -52,6 +52,10 @@ bool		rp_pull_receive(RpPull *pull, int peer, const void *bytes, size_t length,
 							RpPullTaken *taken, char **error);
 /* The peer has answered PULL with an ERROR about one origin: ask others for some time. False: it is about none. */
 bool		rp_pull_refused(RpPull *pull, int peer, const char *text);
+/* Write what was received, so that apply begins with it; make it durable if that is due. */
+void		rp_pull_store(RpPull *pull);
+/* By when the next call is due, monotonic; 0 = when something was received. */
+int64		rp_pull_due_us(const RpPull *pull);
 /* Make durable and publish what was received. */
 void		rp_pull_commit(RpPull *pull);
 /* Make room in the logs for what comes next: when nothing is to be done at once. */

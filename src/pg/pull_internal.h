@@ -1,7 +1,7 @@
 /*
  * pull_internal.h
- *	  Shared by the files of pulling only: pull.c (whom to ask, taking replies), pull_refill.c
- *	  (what the WAL has noted).
+ *	  Shared by the files of pulling only: pull.c (whom to ask, taking replies), pull_store.c (the
+ *	  logs), pull_refill.c (what the WAL has noted).
  */
 #ifndef RP_PULL_INTERNAL_H
 #define RP_PULL_INTERNAL_H
@@ -27,6 +27,7 @@ typedef struct PulledLog
 	P2pCursor	cursor;			/* behind the last batch appended */
 	P2pStamp	stamp;			/* of the last complete transaction */
 	uint64		oldest_seq;
+	bool		unwritten;		/* appended since the last write */
 	bool		dirty;			/* appended since the last sync */
 	bool		skip;			/* nothing more of it is taken from the reply at hand */
 	P2pBlock   *run;			/* batches of that reply that come next, signatures not looked at */
@@ -52,16 +53,24 @@ struct RpPull
 	int			nslots;
 	bool		refilled;		/* what the WAL had noted is in the logs, as far as it can be */
 	int64		stale_us;		/* the plan is to be made anew then; 0 = not */
+	uint32		unsynced;		/* batches appended since the last sync */
+	int64		sync_due_us;	/* what is dirty is to be synced then; 0 = nothing is */
 	PulledLog	logs[RP_MAX_MEMBERS];
 };
 
 /* pull.c: does a batch that comes next by its seq continue the log at cursor? NULL, or why not. */
 const char *rp_pull_judge_place(const PulledLog *log, const P2pCursor *cursor,
 									const P2pBatch *batch);
-/* Append a verified batch, verbatim. */
-void		rp_pull_append(PulledLog *log, const P2pBatch *batch, const P2pBlock *bytes);
 /* Has the log all that there will ever be of its origin? */
 bool		rp_pull_is_complete(const PulledLog *log);
+
+/* pull_store.c: open a log for writing, which recovers it; rp_pull_refill is to follow. */
+void		rp_pull_open_log(RpPull *pull, int slot);
+/* Wake whoever waits for more of these logs. */
+void		rp_pull_announce(RpPull *pull, const RpSlotSet *grown);
+/* Append a verified batch, verbatim. */
+void		rp_pull_append(RpPull *pull, PulledLog *log, const P2pBatch *batch,
+						   const P2pBlock *bytes);
 
 /* pull_refill.c: put back what the WAL has noted of these logs, which were just opened. */
 void		rp_pull_refill(RpPull *pull, const RpSlotSet *opened);

@@ -95,6 +95,6 @@ take_noted(const void *bytes, size_t length, void *arg)
 		p2p_batch_verify(&batch, bytes, &pull->me->group, log->public_key) != P2P_OK ||
 		rp_pull_judge_place(log, &log->cursor, &batch) != NULL)
 		return;
-	rp_pull_append(log, &batch, &block);
+	rp_pull_append(pull, log, &batch, &block);
 	refill->batches++;
 }

@@ -7,14 +7,15 @@
  *
  * PULL: batches of the wanted origins, the same bytes as in the logs here, own
  * log or not: so every member is a relay of every other. It waits until some
- * wanted origin has more than the peer has (RpMember.stored_seq, which says
- * what is durable; of this node's own also written_seq, up to which it is not, but
- * would be made again the same, see capture_batch.c), then takes
- * one batch of each wanted log in turn, so that no
+ * wanted origin has more than the peer has, then takes one batch of each wanted log in turn, so that no
  * origin's backlog starves another, until max_bytes are reached. Nothing new in
  * wait_ms: an empty reply. What the peer needs is trimmed, or damaged on this
  * disk: if nothing else can be sent, an ERROR (GONE, INTERNAL) whose text begins
  * with the origin, "<node id>.<epoch>", so that the peer asks somebody else for it.
+ *
+ * What is written is served, be it durable or not: it cannot come out differently later, since its
+ * origin is sure to have it, or to make it again the same (capture_batch.c). Losing it here does no harm to
+ * who has it.
  *
  * While waiting the backend holds no snapshot and no lock but its virtual xid
  * (exchange.c sees to that); it notices interrupts, a closed connection and the
@@ -57,6 +58,7 @@ typedef struct ServedLog
 {
 	P2pOrigin	origin;
 	RpLogReader *reader;
+	uint64		opened;			/* RpLogExtent */
 	bool		placed;			/* it stands behind (seq, parts) */
 	uint64		seq;
 	uint32		parts;
@@ -68,8 +70,7 @@ typedef struct ServedWant
 	const P2pPullWant *want;
 	int			slot;
 	ServedLog  *log;
-	uint64		stored_seq;		/* as published when reading began */
-	uint64		servable_seq;	/* and up to where it may go to the peer */
+	RpLogExtent extent;			/* when reading began */
 	bool		begun;			/* a batch of it stands in the reply */
 	bool		done;
 } ServedWant;
@@ -83,7 +84,6 @@ static ServedLog *served_log(const P2pOrigin *origin);
 static void wait_for_news(RpNode *node, const ServedWant *wants, int n, uint32 wait_ms);
 static void stop_waiting(int code, Datum number);
 static bool any_news(RpNode *node, const ServedWant *wants, int n);
-static uint64 servable_seq(const RpNode *node, int slot);
 static bool wait_for_client(long timeout_ms);
 static void read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo reply);
 static P2pStatus read_one(RpNode *node, ServedWant *want, StringInfo reply);
@@ -240,20 +240,9 @@ any_news(RpNode *node, const ServedWant *wants, int n)
 {
 	bool		news = false;
 
-	SpinLockAcquire(&node->vector_lock);
 	for (int i = 0; i < n && !news; i++)
-		news = servable_seq(node, wants[i].slot) > wants[i].want->after_seq;
-	SpinLockRelease(&node->vector_lock);
+		news = rp_log_extent(node, wants[i].slot).readable_seq > wants[i].want->after_seq;
 	return news;
-}
-
-/* Up to where an origin's batches may go to peers. vector_lock is held. */
-static uint64
-servable_seq(const RpNode *node, int slot)
-{
-	const RpMember *member = &node->members[slot];
-
-	return slot == RP_SELF ? Max(member->stored_seq, member->written_seq) : member->stored_seq;
 }
 
 /* Wait for the latch (which stays set), at most timeout_ms; false: the client has closed the connection. */
@@ -296,13 +285,8 @@ read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo re
 	P2pStatus	failure = P2P_OK;
 
 	appendStringInfoChar(reply, (char) P2P_MSG_PULL_REPLY);
-	SpinLockAcquire(&node->vector_lock);
 	for (int i = 0; i < n; i++)
-	{
-		wants[i].stored_seq = node->members[wants[i].slot].stored_seq;
-		wants[i].servable_seq = servable_seq(node, wants[i].slot);
-	}
-	SpinLockRelease(&node->vector_lock);
+		wants[i].extent = rp_log_extent(node, wants[i].slot);
 
 	while (progress)
 	{
@@ -344,17 +328,18 @@ static P2pStatus
 read_one(RpNode *node, ServedWant *want, StringInfo reply)
 {
 	ServedLog  *log = want->log;
-	RpLogLimit	limit = {want->servable_seq, 0, false};
+	RpLogLimit	limit = {want->extent.readable_seq, 0, false};
 	P2pBatch	batch;
 	P2pBlock	bytes;
 	P2pStatus	status;
 	P2pWriter	w;
 
-	if (want->servable_seq <= want->want->after_seq)
+	if (want->extent.readable_seq <= want->want->after_seq)
 		return P2P_END;
 	if (want->want->parts > 0)
 		RP_CRASH_POINT("serve_further_parts");
-	limit.unsure = (want->begun ? log->seq : want->want->after_seq) >= want->stored_seq;
+	limit.unsure = (want->begun ? log->seq : want->want->after_seq) >=
+		want->extent.durable_seq;
 	if (!stand_at(want))
 		return limit.unsure ? P2P_END : P2P_REFUSED;
 	log->placed = false;		/* also if reading raises an ERROR */
@@ -393,8 +378,9 @@ stand_at(ServedWant *want)
 	bool		reading_on = want->begun ||
 		(log->seq == w->after_seq && log->parts == w->parts);
 
-	if (!log->placed || from_start || !reading_on)
+	if (!log->placed || from_start || !reading_on || log->opened != want->extent.opened)
 	{
+		log->opened = want->extent.opened;
 		log->placed = rp_log_seek(log->reader, w->after_seq, w->parts, from_start);
 		log->seq = w->after_seq;
 		log->parts = w->parts;

@@ -416,6 +416,20 @@ rp_commit_publish(RpNode *node, XLogRecPtr end)
 		rp_worker_wake(node, RP_WORKER_CAPTURE);
 }
 
+RpLogExtent
+rp_log_extent(RpNode *node, int slot)
+{
+	const RpMember *member = &node->members[slot];
+	RpLogExtent extent;
+
+	SpinLockAcquire(&node->vector_lock);
+	extent.opened = member->opened;
+	extent.readable_seq = Max(member->stored_seq, member->written_seq);
+	extent.durable_seq = member->durable_seq;
+	SpinLockRelease(&node->vector_lock);
+	return extent;
+}
+
 /* Wake a worker; takes no lock, see the head of this file. */
 void
 rp_worker_wake(RpNode *node, RpWorkerKind kind)

@@ -120,22 +120,24 @@ typedef struct RpMember
 	P2pStamp	accepted_stamp; /* stamps up to this are not held */
 
 	/* Lock: vector_lock. */
-	uint64		stored_seq;		/* durable in the log here; writer: capture (self), gossip */
 	/*
-	 * Verified and in the log's file; apply may begin with it; writer: gossip. Self: in the file,
-	 * peers may have it, may be less than stored_seq; writer: capture.
+	 * What the log here has: for good, be it durable or sure to be made again the same (self:
+	 * capture_batch.c); in its file, and verified, so that peers may have it and apply may begin with
+	 * it; on the disk. Writer: capture (self), gossip.
 	 */
+	uint64		stored_seq;
 	uint64		written_seq;
+	uint64		durable_seq;
 	uint32		written_parts;	/* and so many parts of the transaction behind it; writer: gossip */
 	uint64		noted_seq;		/* apply may commit up to this with a note in the WAL alone: batchnote.h */
-	uint64		opened;			/* how often gossip has opened the log; what was read before may be gone from it */
+	uint64		opened;			/* how often the log was opened for writing; what was read before may be gone from it */
 	uint64		oldest_seq;		/* first seq still in the log; 0 = log empty; writer: as above, gossip on trim */
 	uint64		captured_seq;	/* as capture read it from the WAL; self: its own seq; writer: capture */
 	uint64		applied_seq;	/* visible here; self: = captured_seq; writer: apply, capture for self */
 	uint64		stable_seq;		/* writer: gossip */
 	uint64		rechecked_seq;	/* displaced rows, and keys touched, were judged after this was applied; writer: apply */
 	uint64		required_seq;	/* a joiner must store up to this before it applies; writer: rp_members_load */
-	P2pStamp	stored_stamp;	/* stamp of stored_seq; writer: as stored_seq */
+	P2pStamp	written_stamp;	/* stamp of written_seq; writer: as written_seq */
 	P2pStamp	applied_stamp;	/* stamp of applied_seq; writer: as applied_seq */
 	RpApplyState apply_state;
 	char		apply_error[RP_ERROR_TEXT_SIZE];
@@ -204,6 +206,14 @@ typedef struct RpJoinDonor
 	char		dsn[P2P_DSN_SIZE];
 	char		snapshot[RP_SNAPSHOT_NAME_SIZE];
 } RpJoinDonor;
+
+/* What of a log can be read: rp_log_extent(). */
+typedef struct RpLogExtent
+{
+	uint64		opened;			/* if it has grown, the log may have been cut: who stands in it looks for his place anew */
+	uint64		readable_seq;	/* what is written included */
+	uint64		durable_seq;	/* what is missing behind this is no damage */
+} RpLogExtent;
 
 typedef struct RpNode
 {
@@ -279,7 +289,7 @@ typedef struct RpNode
 	ConditionVariable applied_cv;
 	ConditionVariable status_cv;
 
-	RpPollers	pollers;		/* who waits for some stored_seq; see there */
+	RpPollers	pollers;		/* who waits for more of some log; see there */
 
 	/* stat_join, and what copiers need. Writers: join worker, copiers. Lock: RpNode.lock. */
 	struct
@@ -381,6 +391,8 @@ int			rp_member_by_name(RpNode *node, const char *name);
  */
 void		rp_commit_publish(RpNode *node, XLogRecPtr end);
 
+/* Return what of the log of a member can be read now. */
+RpLogExtent rp_log_extent(RpNode *node, int slot);
 /* Wake one worker of the node, the launcher; harmless if it does not run. */
 void		rp_worker_wake(RpNode *node, RpWorkerKind kind);
 void		rp_launcher_wake(void);

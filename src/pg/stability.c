@@ -27,7 +27,7 @@
  * came. Were that to go, its log would have a gap that nobody fills.
  *
  * Nor further than they are durable: what is applied, and acknowledged, may stand in the WAL alone
- * (batchnote.c), and is put back behind the last batch that the log has kept.
+ * (batchnote.c, capture_batch.c), and comes back behind the last batch that the log has kept.
  *
  * Nothing is dropped while a change of conflict handlers may be unsettled (handlers.h).
  *
@@ -69,7 +69,7 @@ typedef struct StableSeqs
 	int			nslots;
 	bool		copies_stable;
 	uint64		seqs[RP_MAX_MEMBERS];
-	uint64		stored[RP_MAX_MEMBERS];
+	uint64		durable[RP_MAX_MEMBERS];
 } StableSeqs;
 
 static P2pAck *ack_of(RpStability *stability, int slot);
@@ -206,7 +206,7 @@ rp_stability_trim(RpStability *stability)
 		uint64		seq = Min(stable.seqs[slot],
 							  p2p_vector_get(&held, &stability->node->members[slot].origin));
 
-		seq = Min(seq, stable.stored[slot]);
+		seq = Min(seq, stable.durable[slot]);
 		if (seq > stability->trimmed_seq[slot])
 			trim_log(stability, slot, seq);
 	}
@@ -230,7 +230,7 @@ copy_stable(RpNode *node, StableSeqs *stable)
 	for (int slot = 0; slot < stable->nslots; slot++)
 	{
 		stable->seqs[slot] = rp_droppable_seq(node, slot);
-		stable->stored[slot] = node->members[slot].stored_seq;
+		stable->durable[slot] = node->members[slot].durable_seq;
 		if (node->members[slot].required_seq > stable->seqs[slot])
 			stable->copies_stable = false;
 	}

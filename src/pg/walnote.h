@@ -9,7 +9,7 @@
 
 #include "access/xlogreader.h"
 
-#include "p2p_types.h"
+#include "p2p_batch.h"
 #include "shmem.h"
 
 /* ONLY APPEND: the numbers stand in WAL. */
@@ -29,6 +29,17 @@ typedef struct RpWalNote
 
 /* The largest batch that can be noted, in bytes. */
 #define RP_WAL_NOTE_MAX_BATCH 8192
+
+/*
+ * Is a batch noted, rather than waited for? One of one whole transaction: when many share one, a
+ * sync costs less by transaction than a copy in the WAL.
+ */
+static inline bool
+rp_wal_note_takes(const P2pBatch *batch)
+{
+	return batch->span.first_seq == batch->span.last_seq && !batch->span.partial &&
+		batch->header_length + batch->body_length <= RP_WAL_NOTE_MAX_BATCH;
+}
 
 /*
  * Before anything is looked up for a transaction with this stamp: raise the node's floor to it,
