@@ -122,7 +122,7 @@ capture_open(Node *node)
 	c->read_lsn = PLANTED(again_from_slot) ? node->disk.confirmed : start;
 	c->synced_lsn = p->there ? start : 0;
 	c->appended = !p->there;	/* the first position has to be written */
-	c->alone = UNSYNCED_BATCHES;
+	c->alone = UNSYNCED_BATCHES + 1;	/* one more is out while it is being synced */
 	c->out = false;
 	c->unsynced = 0;
 	c->stage = CAPTURE_READS;

@@ -44,7 +44,7 @@
 #include <time.h>
 
 #define MAX_SHRINK_RUNS 3000
-#define PLANT_SEEDS 20000
+#define PLANT_SEEDS 60000
 
 World		world;
 
