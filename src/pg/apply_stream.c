@@ -50,7 +50,7 @@ struct RpStream
 	MemoryContext context;		/* of the stream */
 	MemoryContext body_context; /* of the current body */
 	RpLogReader *log;
-	uint64		opened;			/* how often the log was opened by gossip, before we read from it */
+	uint64		opened;			/* RpLogExtent, as it was before we read */
 	P2pBatch	batch;
 	P2pBlock	bytes;			/* of it, as in the log; NULL: not at hand any more */
 	bool		in_use;			/* the end of a transaction was read from it, whose commit is to come */
@@ -83,7 +83,6 @@ static P2pItem *stream_next_item(RpStream *stream);
 static RpRelationMap *stream_map(RpStream *stream, uint32 relno);
 static uint64 stored_seq(RpStream *stream);
 static RpLogLimit readable(RpStream *stream);
-static uint64 times_opened(RpStream *stream);
 static void batch_secure(RpStream *stream);
 static void wait_stored(RpStream *stream, uint64 seq);
 
@@ -155,18 +154,6 @@ readable(RpStream *stream)
 	return stored.seq >= stream->unsure_seq && written.seq >= stored.seq ? written : stored;
 }
 
-/* How often has gossip opened the log? */
-static uint64
-times_opened(RpStream *stream)
-{
-	uint64		opened;
-
-	SpinLockAcquire(&stream->node->vector_lock);
-	opened = stream->node->members[stream->slot].opened;
-	SpinLockRelease(&stream->node->vector_lock);
-	return opened;
-}
-
 void
 rp_stream_secure(RpStream *stream, uint64 seq)
 {
@@ -194,7 +181,7 @@ batch_secure(RpStream *stream)
 		return;
 	}
 	if (stream->noted_seq >= last_seq &&
-		times_opened(stream) == stream->opened)
+		rp_log_extent(stream->node, stream->slot).opened == stream->opened)
 		return;
 	if (!rp_batch_note(stream->node, stream->slot, stream->opened, last_seq, &stream->bytes))
 		ereport(ERROR,
@@ -233,7 +220,7 @@ bool
 rp_stream_peek(RpStream *stream, uint64 after_seq, P2pBegin *begin, const P2pVector **deps)
 {
 	RpLogLimit	limit = readable(stream);
-	uint64		opened = times_opened(stream);
+	uint64		opened = rp_log_extent(stream->node, stream->slot).opened;
 
 	if (limit.seq < after_seq || (limit.seq == after_seq && limit.parts == 0))
 		return false;

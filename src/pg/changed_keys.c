@@ -139,7 +139,7 @@ log_read(RpNode *node, int slot, uint64 after_seq, uint64 upto_seq, ChangedKeys 
 	SpinLockAcquire(&node->vector_lock);
 	oldest = node->members[slot].oldest_seq;
 	SpinLockRelease(&node->vector_lock);
-	if (oldest == 0 || oldest > after_seq + 1 || rp_log_readable_seq(node, slot) < upto_seq ||
+	if (oldest == 0 || oldest > after_seq + 1 || rp_log_extent(node, slot).readable_seq < upto_seq ||
 		(rp_log_pass(node, slot, after_seq, upto_seq, change_visit, changed) < upto_seq))
 		changed->unclear = true;
 }

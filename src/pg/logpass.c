@@ -88,7 +88,7 @@ rp_log_pass(RpNode *node, int slot, uint64 after_seq, uint64 limit_seq, RpPassVi
 	uint64		seq;
 
 	pass->until_seq = limit_seq;
-	seq = rp_pass_run(pass, Max(limit_seq, rp_log_readable_seq(node, slot)));
+	seq = rp_pass_run(pass, Max(limit_seq, rp_log_extent(node, slot).readable_seq));
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return seq;
@@ -105,9 +105,9 @@ rp_log_pass_one(RpNode *node, int slot, uint64 seq, RpPassVisit visit, void *arg
 	bool		there;
 
 	/* an own one may have been lost, and be about to be made again: capture_batch.c */
-	if (slot == RP_SELF && rp_log_readable_seq(node, slot) < seq)
+	if (slot == RP_SELF && rp_log_extent(node, slot).readable_seq < seq)
 		rp_barrier(node, 0);
-	readable = rp_log_readable_seq(node, slot);
+	readable = rp_log_extent(node, slot).readable_seq;
 
 	pass->until_seq = seq;
 	pass->only_seq = seq;
@@ -118,12 +118,6 @@ rp_log_pass_one(RpNode *node, int slot, uint64 seq, RpPassVisit visit, void *arg
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return there;
-}
-
-uint64
-rp_log_readable_seq(RpNode *node, int slot)
-{
-	return rp_log_extent(node, slot).readable_seq;
 }
 
 RpLogPass *

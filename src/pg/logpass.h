@@ -42,12 +42,6 @@ uint64		rp_log_pass(RpNode *node, int slot, uint64 after_seq, uint64 limit_seq,
 bool		rp_log_pass_one(RpNode *node, int slot, uint64 seq, RpPassVisit visit, void *arg);
 
 /*
- * How far the log of a member can be read, in whole batches: of another one's also what is being
- * synced, since apply commits from that (batchnote.h).
- */
-uint64		rp_log_readable_seq(RpNode *node, int slot);
-
-/*
  * A pass that stays open. Its memory, and its file, go with CurrentMemoryContext at its
  * beginning. After an ERROR out of rp_pass_run it is of no use any more.
  */

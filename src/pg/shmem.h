@@ -391,7 +391,10 @@ int			rp_member_by_name(RpNode *node, const char *name);
  */
 void		rp_commit_publish(RpNode *node, XLogRecPtr end);
 
-/* Return what of the log of a member can be read now. */
+/*
+ * Return what of the log of a member can be read now: also what is not durable yet, since apply
+ * commits from that (batchnote.h).
+ */
 RpLogExtent rp_log_extent(RpNode *node, int slot);
 /* Wake one worker of the node, the launcher; harmless if it does not run. */
 void		rp_worker_wake(RpNode *node, RpWorkerKind kind);
