@@ -76,22 +76,24 @@ CONF
 	close $file or die "postgresql.conf: $!\n";
 }
 
-# Run a program to its end with output to the cluster's log; did it succeed?
+# Run a program to its end with output to a log beside the cluster's; did it succeed?
 sub run
 {
 	my ($self, @command) = @_;
-	return Program::run("$self->{log}.run", $self->{environment}, @command);
+	return Program::run("$self->{log}.run", {}, @command);
 }
 
-# Start it and wait until it takes connections; did it? Not by "pg_ctl -w", which compares times of
-# day, and waits in vain if the server's clock steps back meanwhile.
+# Start it and wait until it takes connections; did it? Not by pg_ctl: with -w that compares times of day, and
+# waits in vain if the server's clock steps back meanwhile; without, it takes away at its end what libfaketime
+# in it had made for its children, which may not have opened it yet. So the server alone gets the environment.
 sub start
 {
 	my ($self) = @_;
 	my $begun = time;
 
-	$self->run("$self->{bin}/pg_ctl", '-D', $self->{data}, '-l', $self->{log}, '-W', '-s', 'start')
-		or return 0;
+	Program::run($self->{log}, {}, 'sh', '-c', 'setsid env "$@" &', 'sh',
+		(map { "$_=$self->{environment}{$_}" } sort keys %{ $self->{environment} }),
+		"$self->{bin}/postgres", '-D', $self->{data}) or return 0;
 	until ($self->is_ready)
 	{
 		# at first it does not work in its folder yet

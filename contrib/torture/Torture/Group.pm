@@ -300,6 +300,8 @@ sub stop
 		kill 'KILL', keys %{ { $cluster->processes } };
 	}
 	$self->{links}->stop if $self->{links};
+	# what libfaketime in a killed process has left
+	unlink grep { /_(\d+)$/ && !-d "/proc/$1" } glob '/dev/shm/{faketime_shm,sem.faketime_sem}_*';
 }
 
 # Keep change logs that are in a file system which ends with us.
