@@ -44,7 +44,7 @@
 #define HELD_RECHECK_MS 1000
 #define SETTLE_INTERVAL_MS 1000
 /* Each time our commits are flushed the disk has to turn to that; acks have no such hurry. */
-#define PUBLISH_INTERVAL_US 20000
+#define PUBLISH_INTERVAL_US 100000
 
 static RpNode *node;
 static RpApplyOrigin origins[RP_MAX_MEMBERS];

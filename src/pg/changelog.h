@@ -62,7 +62,7 @@ void		rp_log_append_batch(RpLogWriter *writer, const P2pBatch *batch,
 								const void *body, size_t body_length);
 void		rp_log_append_position(RpLogWriter *writer, const P2pPosition *position);
 /* Of the own log so many batches may be published at most that are not durable: capture_batch.c. */
-#define RP_UNSYNCED_BATCHES 64
+#define RP_UNSYNCED_BATCHES 256
 
 /* Hand everything appended so far to the operating system, so that readers see it: not durable yet. */
 void		rp_log_write(RpLogWriter *writer);

@@ -371,6 +371,7 @@ tick(Gossip *gossip)
 	rp_pull_refresh(gossip->pull);	/* what is applied here has moved */
 	rp_pull_repair(gossip->pull);
 	rp_pull_watch(gossip->pull);
+	rp_pull_commit(gossip->pull);	/* what it then says is durable is up to date */
 	(void) rp_state_publish(gossip->node, gossip->me);
 	if (rp_monotonic_us() >= gossip->loans_due_us)
 		sweep_loans(gossip);

@@ -53,7 +53,7 @@ struct RpPull
 	int			nslots;
 	bool		refilled;		/* what the WAL had noted is in the logs, as far as it can be */
 	int64		stale_us;		/* the plan is to be made anew then; 0 = not */
-	uint32		unsynced;		/* batches appended since the last sync */
+	uint32		unwritten;		/* batches appended since the last write */
 	int64		sync_due_us;	/* what is dirty is to be synced then; 0 = nothing is */
 	PulledLog	logs[RP_MAX_MEMBERS];
 };

@@ -32,9 +32,12 @@
 #include "pull_internal.h"
 #include "walnote.h"
 
-/* How long what apply need not wait for may stay without a sync. */
-#define SYNC_DELAY_US 100000
-/* So many at once are a backlog: for these, too, a sync costs less than copies in the WAL. */
+/*
+ * How long what apply need not wait for may stay without a sync; as long as at its origin. The node's own state says
+ * what is durable: in front of that it is synced anyway (gossip.c).
+ */
+#define SYNC_DELAY_US 1000000
+/* So many that come together are a backlog: for these, too, a sync costs less than copies in the WAL. */
 #define MANY_BATCHES 16
 
 static void publish(RpPull *pull, int slot);
@@ -105,8 +108,8 @@ rp_pull_append(RpPull *pull, PulledLog *log, const P2pBatch *batch, const P2pBlo
 		log->stamp = batch->last_stamp;
 	log->unwritten = true;
 	log->dirty = true;
-	pull->unsynced++;
-	sync_by(pull, rp_wal_note_takes(batch) && pull->unsynced < MANY_BATCHES ?
+	pull->unwritten++;
+	sync_by(pull, rp_wal_note_takes(batch) && pull->unwritten < MANY_BATCHES ?
 			rp_monotonic_us() + SYNC_DELAY_US : 1);
 }
 
@@ -159,6 +162,7 @@ show_written(RpPull *pull)
 	}
 	if (!any)
 		return;
+	pull->unwritten = 0;
 	rp_pull_announce(pull, &grown);
 	RP_CRASH_POINT("gossip_after_write");
 }
@@ -170,7 +174,6 @@ rp_pull_commit(RpPull *pull)
 
 	show_written(pull);
 	pull->sync_due_us = 0;
-	pull->unsynced = 0;
 	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
 	{
 		PulledLog  *log = &pull->logs[slot];
