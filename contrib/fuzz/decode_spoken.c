@@ -163,7 +163,7 @@ fuzz_pull(const uint8_t *bytes, size_t length)
 	r = behind_kind(&w);
 	FUZZ_REQUIRE(p2p_get_pull(&r, &again) == P2P_OK);
 	FUZZ_REQUIRE(again.wait_ms == pull.wait_ms && again.max_bytes == pull.max_bytes &&
-				 again.nwants == pull.nwants);
+				 again.max_replies == pull.max_replies && again.nwants == pull.nwants);
 	for (uint32_t i = 0; i < pull.nwants; i++)
 		FUZZ_REQUIRE(p2p_origin_equal(&again.wants[i].origin, &pull.wants[i].origin) &&
 					 again.wants[i].after_seq == pull.wants[i].after_seq &&

@@ -235,7 +235,7 @@ seed_messages(void)
 	static P2pNodeState state;
 	static uint8_t signed_state[P2P_STATE_MAX_SIZE];
 	static P2pGossip gossip;
-	static P2pPull pull = {1000, 1 << 20, 2, {{{{{1}}, 1}, 7, 0, false}, {{{{2}}, 1}, 0, 3, true}}};
+	static P2pPull pull = {1000, 1 << 20, 64, 2, {{{{{1}}, 1}, 7, 0, false}, {{{{2}}, 1}, 0, 3, true}}};
 	static P2pJoin join = {{1}, "b", "host=b dbname=app", 150018, "UTF8"};
 	static P2pJoinReply reply = {"replp2p", {{{3}}, 1}, "a", 12};
 	P2pWriter	w;

@@ -216,6 +216,7 @@ p2p_put_pull(P2pWriter *w, const P2pPull *pull)
 	p2p_put_u8(w, P2P_MSG_PULL);
 	p2p_put_u32(w, pull->wait_ms);
 	p2p_put_u32(w, pull->max_bytes);
+	p2p_put_u32(w, pull->max_replies);
 	p2p_put_varint(w, pull->nwants);
 	for (uint32_t i = 0; i < pull->nwants; i++)
 	{
@@ -236,6 +237,7 @@ p2p_get_pull(P2pReader *r, P2pPull *pull)
 
 	pull->wait_ms = p2p_get_u32(r);
 	pull->max_bytes = p2p_get_u32(r);
+	pull->max_replies = p2p_get_u32(r);
 	status = get_count(r, P2P_MAX_MEMBERS, &pull->nwants);
 	if (status != P2P_OK)
 		return status;

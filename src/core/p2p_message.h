@@ -5,7 +5,8 @@
  *
  *	  GOSSIP       client's clock, digest of the states it knows, states it pushes
  *	  GOSSIP_REPLY server's clock, digest, states newer than the client's digest
- *	  PULL         long poll: cursors of the origins wanted, wait_ms, max_bytes
+ *	  PULL         long poll: cursors of the origins wanted, wait_ms, max_bytes,
+ *				   max_replies
  *	  PULL_REPLY   batches, verbatim
  *	  JOIN_CHECK / JOIN  a joiner's name, dsn and invite secret; reply JOIN_REPLY
  *	  ERROR        code and text
@@ -111,11 +112,12 @@ typedef struct P2pPull
 {
 	uint32_t	wait_ms;		/* answer empty after this long */
 	uint32_t	max_bytes;		/* soft: at least one batch is sent however large */
+	uint32_t	max_replies;	/* so many may come, each as soon as there is something; 0 is 1 */
 	uint32_t	nwants;
 	P2pPullWant wants[P2P_MAX_MEMBERS];
 } P2pPull;
 
-#define P2P_PULL_MAX_SIZE (16 + P2P_MAX_MEMBERS * 48)
+#define P2P_PULL_MAX_SIZE (20 + P2P_MAX_MEMBERS * 48)
 void		p2p_put_pull(P2pWriter *w, const P2pPull *pull);
 P2pStatus	p2p_get_pull(P2pReader *r, P2pPull *pull);
 

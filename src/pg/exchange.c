@@ -3,7 +3,9 @@
  *	  CALL replp2p.exchange(INOUT message bytea): the serving side of a
  *	  conversation with a peer, on the ordinary port.
  *
- * One CALL is one message in and one out. The conversation (P2pSession) is this
+ * One CALL is one message in and one out; but for a PULL that allows for several answers, of which each is sent as
+ * a row as soon as it is there, the last one when the statement ends. So while changes come one by one, a peer hears
+ * of each without asking, and neither side has a statement to begin and to end for it. The conversation (P2pSession) is this
  * backend's, and ends with it:
  *
  *	  none --HELLO--> greeted --first FRAME, which proves the key--> open --FRAME*-->
@@ -36,14 +38,22 @@
  */
 #include "postgres.h"
 
+/* What of the server's own headers would need those of OpenSSL and Kerberos does not matter here. */
+#undef USE_OPENSSL
+#undef USE_SSL
+#undef ENABLE_GSS
+
 #include "access/detoast.h"
 #include "access/htup_details.h"
 #include "catalog/pg_type_d.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "libpq/libpq.h"
+#include "libpq/pqformat.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -70,6 +80,9 @@
 
 /* So much the server keeps back until the statement has ended: sending it waits for nobody. */
 #define SMALL_REPLY 4096
+
+/* Of the protocol between servers and clients. */
+#define DATA_ROW 'D'
 
 /* What the peer is to this node, right now. */
 typedef enum Standing
@@ -104,6 +117,7 @@ static P2pStatus answer(RpNode *node, const uint8 *plain, size_t length, StringI
 static bool may_speak(RpNode *node, const Peer *peer, uint8 kind, StringInfo reply);
 static P2pStatus answer_gossip(RpNode *node, P2pReader *r, StringInfo reply);
 static P2pStatus answer_pull(RpNode *node, P2pReader *r, StringInfo reply);
+static void send_ahead(bytea *message);
 static P2pStatus answer_join(RpNode *node, bool check_only, P2pReader *r, StringInfo reply);
 static void find_peer(RpNode *node, Peer *peer);
 static void quiet_session(void);
@@ -399,10 +413,42 @@ answer_pull(RpNode *node, P2pReader *r, StringInfo reply)
 {
 	P2pPull    *pull = palloc(sizeof(P2pPull));
 	P2pStatus	status = p2p_get_pull(r, pull);
+	int64		until;
+	Peer		peer;
 
-	if (status == P2P_OK)
-		rp_serve_pull(node, pull, reply);
-	return status;
+	if (status != P2P_OK)
+		return status;
+	until = rp_monotonic_us() + Min(pull->wait_ms, RP_PULL_MAX_WAIT_MS) * INT64CONST(1000);
+	while (rp_serve_pull(node, pull, reply) && pull->max_replies > 1)
+	{
+		send_ahead(seal(node, reply));
+		resetStringInfo(reply);
+		pull->max_replies--;
+		pull->wait_ms = (uint32) (Max(until - rp_monotonic_us(), 0) / 1000);
+		leave_if_stopping();
+		find_peer(node, &peer);
+		if (!may_speak(node, &peer, P2P_MSG_PULL, reply))
+			break;
+		if (ConfigReloadPending)
+			pull->nwants = 0;	/* it may cut this very link: the last reply, with nothing */
+	}
+	return P2P_OK;
+}
+
+/* Send one more answer while the statement goes on: a row before the one that the server sends at its end. */
+static void
+send_ahead(bytea *message)
+{
+	StringInfoData row;
+
+	rp_exchange_let_go();
+	pq_beginmessage(&row, DATA_ROW);
+	pq_sendint16(&row, 1);
+	pq_sendint32(&row, (uint32) (VARSIZE(message) - VARHDRSZ));
+	pq_sendbytes(&row, VARDATA(message), (int) (VARSIZE(message) - VARHDRSZ));
+	pq_endmessage(&row);
+	(void) pq_flush();			/* who has gone is noticed by who waits */
+	pfree(message);
 }
 
 static P2pStatus

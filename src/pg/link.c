@@ -48,6 +48,8 @@ static bool start_connection(RpLink *link);
 static RpLinkEvent step_connecting(RpLink *link, bool socket_ready);
 static RpLinkEvent prepare(RpLink *link);
 static RpLinkEvent greet(RpLink *link);
+static void send_request(RpLink *link, const void *request, size_t length, int64 patience_ms,
+						 bool streams);
 static bool send_message(RpLink *link, const void *bytes, size_t length);
 static bool flush_output(RpLink *link);
 static RpLinkEvent step_ready(RpLink *link, bool socket_ready);
@@ -55,6 +57,7 @@ static RpLinkEvent step_waiting(RpLink *link, bool socket_ready);
 static bool pump(RpLink *link);
 static bool collect(RpLink *link, bool *complete);
 static RpLinkEvent take_result(RpLink *link);
+static RpLinkEvent take_row(RpLink *link);
 static RpLinkEvent take_welcome(RpLink *link, const void *bytes, size_t length);
 static RpLinkEvent take_frame(RpLink *link, const void *bytes, size_t length);
 
@@ -121,6 +124,8 @@ close_link(RpLink *link)
 	link->has_fd = false;
 	p2p_session_end(&link->session);
 	link->flushing = false;
+	link->streams = false;
+	link->replied = false;
 	link->state = RP_LINK_IDLE;
 	link->sockets++;
 }
@@ -384,6 +389,18 @@ greet(RpLink *link)
 void
 rp_link_send(RpLink *link, const void *request, size_t length, int64 patience_ms)
 {
+	send_request(link, request, length, patience_ms, false);
+}
+
+void
+rp_link_stream(RpLink *link, const void *request, size_t length, int64 patience_ms)
+{
+	send_request(link, request, length, patience_ms, true);
+}
+
+static void
+send_request(RpLink *link, const void *request, size_t length, int64 patience_ms, bool streams)
+{
 	size_t		capacity = p2p_session_frame_size(&link->session, length);
 	uint8	   *frame = palloc(capacity);
 	size_t		frame_length;
@@ -400,9 +417,12 @@ rp_link_send(RpLink *link, const void *request, size_t length, int64 patience_ms
 	link->patience_us = patience_ms * 1000;
 	link->sent_us = rp_monotonic_us();
 	link->state = RP_LINK_BUSY;
+	link->streams = streams;
+	link->replied = false;
 	if (p2p_session_seal(&link->session, request, length, frame, capacity,
 						 &frame_length) != P2P_OK ||
-		!send_message(link, frame, frame_length))
+		!send_message(link, frame, frame_length) ||
+		(streams && PQsetSingleRowMode(link->conn) == 0))
 		link->deadline_us = 0;	/* the next step fails it */
 	pfree(frame);
 }
@@ -457,18 +477,22 @@ step_waiting(RpLink *link, bool socket_ready)
 
 	if (link->deadline_us == 0)
 		return fail_link(link, NULL, "could not send a request");
-	if (!socket_ready)
+	if (!socket_ready && !link->replied)
 	{
 		if (rp_monotonic_us() > link->deadline_us)
 			return fail_link(link, NULL, "timed out while waiting for a reply");
 		return RP_LINK_NOTHING;
 	}
 	link->deadline_us = rp_monotonic_us() + link->patience_us;
-	if (!pump(link))
+	if (socket_ready && !pump(link))
 		return fail_link(link, NULL, PQerrorMessage(link->conn));
+	link->replied = false;
 	if (!collect(link, &complete))
 		return fail_link(link, NULL, "the server answered with something else than a reply");
-	return complete ? take_result(link) : RP_LINK_NOTHING;
+	if (complete)
+		return take_result(link);
+	return link->result != NULL && PQresultStatus(link->result) == PGRES_SINGLE_TUPLE ?
+		take_row(link) : RP_LINK_NOTHING;
 }
 
 /* Move bytes in both directions; false: the connection is broken. */
@@ -480,7 +504,10 @@ pump(RpLink *link)
 	return !link->flushing || flush_output(link);
 }
 
-/* Take over results that are complete, keeping the first; false: one is of a form that never ends. */
+/*
+ * Take over results that are complete, keeping the first; of those that come row by row, one at a time. False: one
+ * is of a form that never ends.
+ */
 static bool
 collect(RpLink *link, bool *complete)
 {
@@ -498,6 +525,8 @@ collect(RpLink *link, bool *complete)
 			link->result = result;
 		else
 			PQclear(result);
+		if (status == PGRES_SINGLE_TUPLE && link->result == result)
+			return true;
 		if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK &&
 			status != PGRES_FATAL_ERROR)
 			return false;
@@ -510,9 +539,7 @@ static RpLinkEvent
 take_result(RpLink *link)
 {
 	PGresult   *result = link->result;
-	RpLinkEvent event;
 
-	link->replied_us = rp_monotonic_us();
 	if (PQresultStatus(result) == PGRES_FATAL_ERROR)
 	{
 		const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
@@ -525,10 +552,29 @@ take_result(RpLink *link)
 		PQclear(result);
 		return greet(link);
 	}
-	if (PQresultStatus(result) != PGRES_TUPLES_OK || PQntuples(result) != 1 ||
-		PQnfields(result) != 1 || PQfformat(result, 0) != 1 || PQgetisnull(result, 0, 0))
+	if (link->streams)
+	{
+		/* all replies have come as rows */
+		link->result = NULL;
+		PQclear(result);
+		link->state = RP_LINK_READY;
+		return RP_LINK_NOTHING;
+	}
+	return take_row(link);
+}
+
+/* Find the message in a result's one row. */
+static RpLinkEvent
+take_row(RpLink *link)
+{
+	PGresult   *result = link->result;
+	RpLinkEvent event;
+
+	if (PQntuples(result) != 1 || PQnfields(result) != 1 || PQfformat(result, 0) != 1 ||
+		PQgetisnull(result, 0, 0))
 		return fail_link(link, NULL, "the server's procedure replp2p.exchange is not ours");
 
+	link->replied_us = rp_monotonic_us();
 	link->result = NULL;
 	if (link->state == RP_LINK_GREETING)
 		event = take_welcome(link, PQgetvalue(result, 0, 0), PQgetlength(result, 0, 0));
@@ -578,6 +624,9 @@ take_frame(RpLink *link, const void *bytes, size_t length)
 	if (plain_length == 0)
 		return fail_link(link, NULL, "the reply is empty");
 	link->reply.len = (int) plain_length;
-	link->state = RP_LINK_READY;
+	if (link->streams)
+		link->replied = true;
+	else
+		link->state = RP_LINK_READY;
 	return RP_LINK_REPLIED;
 }

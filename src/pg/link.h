@@ -39,7 +39,7 @@ typedef enum RpLinkEvent
 {
 	RP_LINK_NOTHING = 0,
 	RP_LINK_OPENED,				/* now READY for the first request */
-	RP_LINK_REPLIED,			/* link->reply has the plain reply; READY */
+	RP_LINK_REPLIED,			/* link->reply has the plain reply; READY, if no more can come */
 	RP_LINK_FAILED				/* link->error says why; IDLE until retry_at */
 } RpLinkEvent;
 
@@ -57,7 +57,7 @@ typedef struct RpLink
 {
 	/* for the caller to read */
 	RpLinkState state;
-	StringInfoData reply;		/* of the last request; kept until the next one */
+	StringInfoData reply;		/* of the last request; kept until the next one, or the next reply */
 	char		error[RP_ERROR_TEXT_SIZE];	/* of the last failure, printable ASCII */
 	uint64		sockets;		/* grows with each socket that may be a new one */
 	int64		sent_us;		/* monotonic: when the last request was sent, ... */
@@ -72,6 +72,8 @@ typedef struct RpLink
 	RpResolve  *resolve;
 	PostgresPollingStatusType polling;
 	bool		flushing;		/* output waits in libpq */
+	bool		streams;		/* what is under way may have several replies */
+	bool		replied;		/* and has had one; there may be more in libpq */
 	bool		has_fd;			/* counted by AcquireExternalFD */
 	PGresult   *result;			/* first one of the query under way */
 	int64		retry_us;		/* monotonic: IDLE until then */
@@ -105,6 +107,11 @@ RpLinkEvent rp_link_step(RpLink *link, bool socket_ready);
  * after patience_ms without progress. What fails at once is reported by the next step.
  */
 void		rp_link_send(RpLink *link, const void *request, size_t length, int64 patience_ms);
+/*
+ * The same for a request that may have several replies: RP_LINK_REPLIED comes for each, and the link is BUSY until
+ * after the last. After each one it is to be stepped again, its socket ready or not.
+ */
+void		rp_link_stream(RpLink *link, const void *request, size_t length, int64 patience_ms);
 /* End it with this error (not a failure of its own), and back off. */
 void		rp_link_fail(RpLink *link, const char *error);
 /* The peer answers sensibly: the next failure starts with a short backoff again. */

@@ -9,7 +9,7 @@
  * has had a proper answer: that is what "reachable" means to the plan.
  *
  *	  control:  open -> GOSSIP -> reply: heard -> ... -> fails: not heard
- *	  poll:     (heard) open -> (the plan wants something) PULL -> reply -> PULL ...
+ *	  poll:     (heard) open -> (the plan wants something) PULL -> reply, reply ... -> PULL ...
  *
  * Links are made for every admitted member but this node, unless its link is
  * cut by replp2p.unreachable_peers, and closed when that ends. What a peer sends
@@ -39,6 +39,14 @@
 #define EMPTY_DELAY_US 200000
 /* The same error of the same link is logged again after so long. */
 #define REPEAT_LOG_US ((int64) 600 * 1000000)
+
+/*
+ * A PULL may have so many replies, within replp2p.poll_timeout, while changes come one by one, since to ask for each
+ * would take as long as to answer; or if the way is long, since they would wait for the question. Else asking
+ * at its own pace lets them gather (p2p_pace.h).
+ */
+#define MANY_REPLIES 1000
+#define LONG_WAY_US 2000
 
 typedef struct Peer
 {
@@ -313,22 +321,29 @@ step_poll(RpPeers *peers, int slot, bool ready)
 {
 	Peer	   *peer = &peers->peers[slot];
 
-	switch (rp_link_step(peer->poll, ready))
+	RpLinkEvent event;
+
+	do
 	{
-		case RP_LINK_NOTHING:
-			break;
-		case RP_LINK_OPENED:
-			peer->poll_due_us = 0;
-			peers->plan_due = true;
-			break;
-		case RP_LINK_REPLIED:
-			take_poll_reply(peers, slot);
-			break;
-		case RP_LINK_FAILED:
-			rp_peer_error(peers->node, slot, peer->poll->error);
-			peers->plan_due = true;
-			break;
-	}
+		event = rp_link_step(peer->poll, ready);
+		ready = false;
+		switch (event)
+		{
+			case RP_LINK_NOTHING:
+				break;
+			case RP_LINK_OPENED:
+				peer->poll_due_us = 0;
+				peers->plan_due = true;
+				break;
+			case RP_LINK_REPLIED:
+				take_poll_reply(peers, slot);
+				break;
+			case RP_LINK_FAILED:
+				rp_peer_error(peers->node, slot, peer->poll->error);
+				peers->plan_due = true;
+				break;
+		}
+	} while (event == RP_LINK_REPLIED);
 }
 
 /* The control link is down. The digest is forgotten: the peer may be another process then. */
@@ -555,12 +570,19 @@ send_gossip(RpPeers *peers, int slot)
 static void
 send_pull(RpPeers *peers, int slot)
 {
+	Peer	   *peer = &peers->peers[slot];
+	int64		patience_ms = (int64) rp_poll_timeout_ms + (int64) rp_connect_timeout_s * 1000;
+	bool		streams = p2p_pace_rate(&peer->pace, rp_monotonic_us()) <= P2P_PACE_QUIET ||
+		peers->node->members[slot].rtt_us >= LONG_WAY_US;	/* which gossip alone writes */
 	StringInfoData request;
 
 	initStringInfo(&request);
-	if (rp_pull_request(peers->pull, slot, &request))
-		rp_link_send(peers->peers[slot].poll, request.data, request.len,
-					 (int64) rp_poll_timeout_ms + (int64) rp_connect_timeout_s * 1000);
+	if (!rp_pull_request(peers->pull, slot, streams ? MANY_REPLIES : 1, &request))
+		return;
+	if (streams)
+		rp_link_stream(peer->poll, request.data, request.len, patience_ms);
+	else
+		rp_link_send(peer->poll, request.data, request.len, patience_ms);
 }
 
 /* Note an error at the link to a member. */

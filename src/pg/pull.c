@@ -322,13 +322,14 @@ rp_pull_plan_is_stale(const RpPull *pull)
 
 /* Append the PULL for all origins that the peer was chosen for. */
 bool
-rp_pull_request(RpPull *pull, int peer, StringInfo request)
+rp_pull_request(RpPull *pull, int peer, uint32 max_replies, StringInfo request)
 {
 	P2pPull    *message = palloc0(sizeof(P2pPull));
 	P2pWriter	w;
 
 	message->wait_ms = (uint32) rp_poll_timeout_ms;
 	message->max_bytes = PULL_BYTES;
+	message->max_replies = max_replies;
 	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
 	{
 		const PulledLog *log = &pull->logs[slot];

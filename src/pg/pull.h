@@ -34,7 +34,7 @@ void		rp_pull_watch(RpPull *pull);
 /* Plan who is asked for what. reachable: by slot. */
 void		rp_pull_plan(RpPull *pull, const bool *reachable);
 /* Append the PULL that is due to the peer in slot; false: it has nothing that we want. */
-bool		rp_pull_request(RpPull *pull, int peer, StringInfo request);
+bool		rp_pull_request(RpPull *pull, int peer, uint32 max_replies, StringInfo request);
 /* What a reply has brought. */
 typedef struct RpPullTaken
 {

@@ -9,7 +9,8 @@
  * log or not: so every member is a relay of every other. It waits until some
  * wanted origin has more than the peer has, then takes one batch of each wanted log in turn, so that no
  * origin's backlog starves another, until max_bytes are reached. Nothing new in
- * wait_ms: an empty reply. What the peer needs is trimmed, or damaged on this
+ * wait_ms: an empty reply. Whoever allows for several replies gets the next one as soon as there is something, in the
+ * same statement (exchange.c). What the peer needs is trimmed, or damaged on this
  * disk: if nothing else can be sent, an ERROR (GONE, INTERNAL) whose text begins
  * with the origin, "<node id>.<epoch>", so that the peer asks somebody else for it.
  *
@@ -30,6 +31,7 @@
 
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
@@ -67,7 +69,7 @@ typedef struct ServedLog
 /* What one request wants of one log. */
 typedef struct ServedWant
 {
-	const P2pPullWant *want;
+	P2pPullWant *want;
 	int			slot;
 	ServedLog  *log;
 	RpLogExtent extent;			/* when reading began */
@@ -79,13 +81,13 @@ static MemoryContext serve_context = NULL;
 static ServedLog *served[RP_MAX_MEMBERS];
 static int	nserved = 0;
 
-static int	known_wants(RpNode *node, const P2pPull *pull, ServedWant *wants);
+static int	known_wants(RpNode *node, P2pPull *pull, ServedWant *wants);
 static ServedLog *served_log(const P2pOrigin *origin);
 static void wait_for_news(RpNode *node, const ServedWant *wants, int n, uint32 wait_ms);
 static void stop_waiting(int code, Datum number);
 static bool any_news(RpNode *node, const ServedWant *wants, int n);
 static bool wait_for_client(long timeout_ms);
-static void read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo reply);
+static bool read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo reply);
 static P2pStatus read_one(RpNode *node, ServedWant *want, StringInfo reply);
 static bool stand_at(ServedWant *want);
 static void report_missing(const ServedWant *want, P2pStatus status, StringInfo reply);
@@ -126,14 +128,14 @@ rp_serve_gossip(RpNode *node, const P2pGossip *gossip, StringInfo reply)
 }
 
 /* Answer PULL, waiting for something to say. */
-void
+bool
 rp_serve_pull(RpNode *node, P2pPull *pull, StringInfo reply)
 {
 	ServedWant *wants = palloc0(sizeof(ServedWant) * P2P_MAX_MEMBERS);
 	int			n = known_wants(node, pull, wants);
 
 	wait_for_news(node, wants, n, Min(pull->wait_ms, RP_PULL_MAX_WAIT_MS));
-	read_all(node, wants, n, Min(pull->max_bytes, RP_PULL_MAX_BYTES), reply);
+	return read_all(node, wants, n, Min(pull->max_bytes, RP_PULL_MAX_BYTES), reply);
 }
 
 /* Close all readers. */
@@ -148,7 +150,7 @@ rp_serve_end(void)
 
 /* Fill wants with those whose origin is a member (or was) here; returns how many. */
 static int
-known_wants(RpNode *node, const P2pPull *pull, ServedWant *wants)
+known_wants(RpNode *node, P2pPull *pull, ServedWant *wants)
 {
 	int			n = 0;
 
@@ -218,7 +220,9 @@ wait_for_news(RpNode *node, const ServedWant *wants, int n, uint32 wait_ms)
 
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();
-			if (any_news(node, wants, n) || rp_workers_are_stopped(node) || left_us <= 0 ||
+			/* settings are read again between statements, and may cut this very link */
+			if (any_news(node, wants, n) || rp_workers_are_stopped(node) || ConfigReloadPending ||
+				left_us <= 0 ||
 				!wait_for_client((long) ((left_us + 999) / 1000)))
 				break;
 		}
@@ -275,8 +279,11 @@ wait_for_client(long timeout_ms)
 	return true;
 }
 
-/* Append PULL_REPLY with what the wants get, in turn; or ERROR if one of them can't and none does. */
-static void
+/*
+ * Append PULL_REPLY with what the wants get, in turn; or ERROR if one of them can't and none does. True: it is more
+ * than nothing, and all that there is.
+ */
+static bool
 read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo reply)
 {
 	int			start = reply->len;
@@ -299,7 +306,7 @@ read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo re
 				continue;
 			/* At least one batch, however large; a reply stays far below P2P_MAX_MESSAGE. */
 			if (reply->len > start + 1 && reply->len - start >= (int) max_bytes)
-				return;
+				return false;
 			CHECK_FOR_INTERRUPTS();
 			status = read_one(node, &wants[i], reply);
 			if (status == P2P_OK)
@@ -318,6 +325,7 @@ read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo re
 		reply->len = start;
 		report_missing(failed, failure, reply);
 	}
+	return failed == NULL && reply->len > start + 1;
 }
 
 /*
@@ -336,10 +344,9 @@ read_one(RpNode *node, ServedWant *want, StringInfo reply)
 
 	if (want->extent.readable_seq <= want->want->after_seq)
 		return P2P_END;
-	if (want->want->parts > 0)
+	if (want->want->parts > 0 && !want->begun)
 		RP_CRASH_POINT("serve_further_parts");
-	limit.unsure = (want->begun ? log->seq : want->want->after_seq) >=
-		want->extent.durable_seq;
+	limit.unsure = want->want->after_seq >= want->extent.durable_seq;
 	if (!stand_at(want))
 		return limit.unsure ? P2P_END : P2P_REFUSED;
 	log->placed = false;		/* also if reading raises an ERROR */
@@ -355,6 +362,9 @@ read_one(RpNode *node, ServedWant *want, StringInfo reply)
 	want->begun = true;
 	log->seq = batch.span.final ? batch.span.last_seq : batch.span.first_seq - 1;
 	log->parts = batch.span.final ? 0 : batch.span.part + 1;
+	*want->want = (P2pPullWant) {
+		.origin = want->want->origin, .after_seq = log->seq, .parts = log->parts
+	};
 
 	enlargeStringInfo(reply, (int) bytes.length + 10);
 	p2p_writer_init(&w, reply->data + reply->len, bytes.length + 10);
@@ -365,23 +375,20 @@ read_one(RpNode *node, ServedWant *want, StringInfo reply)
 }
 
 /*
- * Have the reader stand where the peer's log ends, or where the last batch of
- * this reply did; false: trimmed.
+ * Have the reader stand where the peer's log ends, with what was sent to it; false: trimmed.
  */
 static bool
 stand_at(ServedWant *want)
 {
 	ServedLog  *log = want->log;
 	const P2pPullWant *w = want->want;
-	bool		from_start = w->from_start && !want->begun;
 	/* A peer asks for what it had before when its log was cut, or it refused what we sent. */
-	bool		reading_on = want->begun ||
-		(log->seq == w->after_seq && log->parts == w->parts);
+	bool		reading_on = log->seq == w->after_seq && log->parts == w->parts;
 
-	if (!log->placed || from_start || !reading_on || log->opened != want->extent.opened)
+	if (!log->placed || w->from_start || !reading_on || log->opened != want->extent.opened)
 	{
 		log->opened = want->extent.opened;
-		log->placed = rp_log_seek(log->reader, w->after_seq, w->parts, from_start);
+		log->placed = rp_log_seek(log->reader, w->after_seq, w->parts, w->from_start);
 		log->seq = w->after_seq;
 		log->parts = w->parts;
 	}

@@ -256,6 +256,7 @@ write_pull(P2pPull *pull, uint32_t n)
 	memset(pull, 0, sizeof(*pull));
 	pull->wait_ms = 30000;
 	pull->max_bytes = UINT32_MAX;
+	pull->max_replies = 64;
 	pull->nwants = n;
 	for (uint32_t i = 0; i < n && i < P2P_MAX_MEMBERS; i++)
 		pull->wants[i] = (P2pPullWant) {{{{(uint8_t) i}}, 1}, UINT64_MAX, i, i % 2 == 0};
@@ -276,6 +277,7 @@ test_message_pull_round_trips_within_its_size(void **unused)
 	assert_int_equal(p2p_get_pull(&r, &found), P2P_OK);
 	assert_int_equal(found.wait_ms, 30000);
 	assert_int_equal(found.max_bytes, UINT32_MAX);
+	assert_int_equal(found.max_replies, 64);
 	assert_int_equal(found.nwants, P2P_MAX_MEMBERS);
 	for (uint32_t i = 0; i < P2P_MAX_MEMBERS; i++)
 	{
@@ -296,6 +298,7 @@ test_message_pull_holds_its_limits(void **unused)
 	(void) unused;
 	assert_true(w.overflow);
 	w = start();
+	p2p_put_u32(&w, 0);
 	p2p_put_u32(&w, 0);
 	p2p_put_u32(&w, 0);
 	p2p_put_varint(&w, P2P_MAX_MEMBERS + 1);
