@@ -12,7 +12,7 @@ use File::Basename qw(dirname);
 use Getopt::Long;
 use List::Util qw(max min);
 
-use lib dirname(__FILE__);
+use lib dirname(__FILE__), dirname(__FILE__) . '/../torture';
 
 use Bench::Cluster;
 use Bench::Measures;
@@ -20,6 +20,7 @@ use Bench::Plot;
 use Bench::Profile;
 use Bench::Report;
 use Bench::System;
+use Torture::Links;
 
 # [name, whether only with the first number of receivers, function]
 my @MEASURES = (
@@ -30,7 +31,7 @@ my @MEASURES = (
 	[ drain => 1, \&Bench::Measures::drains ],
 	[ latency => 1, \&Bench::Measures::latency ],
 	[ memory => 0, \&Bench::Measures::memory ]);
-my @ALL = ((map { $_->[0] } @MEASURES), 'join', 'multi');
+my @ALL = ((map { $_->[0] } @MEASURES), 'far', 'join', 'multi');
 
 my %option = (
 	systems => 'native,pglogical,replp2p', peers => '1,2,4,8', measures => join(',', @ALL));
@@ -111,7 +112,14 @@ sub group_make
 sub group_one_way
 {
 	my ($system, $count) = @_;
-	my $group = group_make($system, $count);
+	return group_follow(group_make($system, $count));
+}
+
+# Have the clusters of a group follow the first.
+sub group_follow
+{
+	my ($group) = @_;
+	my $system = $group->{system};
 	my ($origin, @receivers) = @{ $group->{clusters} };
 
 	$origin->{session}->query($Bench::Cluster::TABLES);
@@ -119,6 +127,24 @@ sub group_one_way
 	$system->set_up($origin);
 	$system->add_peer($origin, $_, @receivers) foreach @receivers;
 	Bench::Load::caught_up($group);
+	return $group;
+}
+
+# One origin, and a receiver that is so many ms away.
+sub group_far
+{
+	my ($system) = @_;
+	my $group = group_make($system, 1);
+	my ($origin, $receiver) = @{ $group->{clusters} };
+	my $wires = "$option{work}/links";
+
+	-x $wires || system('gcc', '-std=gnu11', '-O2', '-o', $wires, dirname(__FILE__) . '/../torture/links.c') == 0
+		or die "gcc failed\n";
+	my $links = $group->{links} = Torture::Links->new($wires, $group->{clusters});
+	$origin->{wire_port} = $links->port($receiver->name, $origin->name);
+	$receiver->{wire_port} = $links->port($origin->name, $receiver->name);
+	group_follow($group);
+	$links->delay($Bench::Measures::FAR_MS, $links->pairs);
 	return $group;
 }
 
@@ -216,6 +242,7 @@ sub turn
 	}
 	failed($system, $count, $round, $name, $@) if $@;
 	group_remove($system);
+	$group->{links}->stop if $group && $group->{links};
 }
 
 sub failed
@@ -242,6 +269,10 @@ sub round_run
 		my @now = grep { $wanted{ $_->[0] } && (!$_->[1] || $count == $peers[0]) } @MEASURES;
 		next if !@now;
 		turn($_, $count, $round, \&group_one_way, map { [ $_->[0], $_->[2] ] } @now) foreach @order;
+	}
+	foreach my $system ($wanted{far} ? @order : ())
+	{
+		turn($system, 1, $round, \&group_far, [ far => \&Bench::Measures::far ]);
 	}
 	foreach my $system ($wanted{join} ? @order : ())
 	{

@@ -180,11 +180,14 @@ sub poll
 	}
 }
 
-# How peers and clients reach it.
+sub name { return $_[0]{name} }
+
+# How peers reach it: over a wire, if there is one.
 sub dsn
 {
 	my ($self, $user) = @_;
-	return "host=127.0.0.1 port=$self->{port} dbname=$DATABASE user=" . ($user // $PEER);
+	my $port = $self->{wire_port} // $self->{port};
+	return "host=127.0.0.1 port=$port dbname=$DATABASE user=" . ($user // $PEER);
 }
 
 sub target

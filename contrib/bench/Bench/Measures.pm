@@ -15,6 +15,9 @@ use Bench::Watch;
 
 *now = \&Bench::Cluster::now;
 
+# How far away a receiver is, for `far`: a byte takes so long each way.
+our $FAR_MS = 20;
+
 # Sizes: whole and quick.
 our %SIZE = (
 	whole => { idle => 10, transactions => 20_000, seconds => 10, bulk => 1_000_000, backlog => 60_000,
@@ -238,6 +241,14 @@ sub latency
 	return unless $group->{saturation};
 	my $rate = int($group->{saturation} / 2);
 	latency_at($group, $size, $found, $rate, 'latency, half load');
+}
+
+# To a receiver far away, whose changes come one by one, and by the thousand.
+sub far
+{
+	my ($group, $size, $found) = @_;
+
+	latency_at($group, $size, $found, $_, "latency, $FAR_MS ms away, $_ tx/s") foreach 200, 2000;
 }
 
 sub latency_at

@@ -101,7 +101,7 @@ our @SECTIONS = (
 		'drain, one row, origin cpu', 'drain, TPC-B, origin cpu', 'bulk visible',
 		'bulk, apply before commit' ],
 	[ 'Commit to visible', 'latency', 'latency, half load', 'latency, half load, origin cpu',
-		'latency, receiver cpu' ],
+		'latency, receiver cpu', 'latency, 20 ms away, 200 tx/s', 'latency, 20 ms away, 2000 tx/s' ],
 	[ 'Foreground', 'foreground', 'foreground client cpu', 'foreground origin cpu',
 		'foreground lag at end', 'client cpu' ],
 	[ 'Join', 'join', 'join, rate', 'join cpu' ],
