@@ -199,7 +199,7 @@ foreach my $case (
 	my ($what, @sql) = @$case;
 	my @tables = ('t', 'toasted', 'as_text');
 
-	$g->sql('a', 'SELECT replp2p.current_token()');
+	$g->sync('a');
 	my @before = map { $g->digest('b', $_) } @tables;
 	$pid = stop_before_sync(@sql);
 	polls_answered();
