@@ -170,6 +170,14 @@ write_some('healed');
 verbatim('a', 'c', $first_healed{a});
 verbatim('c', 'a', $first_healed{c});
 cmp_ok(received('c', 'a'), '>', $c_from_a, 'healed: c receives from a again');
+# c has had something from b since it asks a, so what it had asked b for before is over
+$c_from_b = received('c', 'b');
+foreach my $id (6001 .. 6005)
+{
+	$g->sql('a', "INSERT INTO t VALUES ($id, 'healed')");
+	$g->sync('a');
+}
+is(received('c', 'b'), $c_from_b, 'healed: and no more of its changes from b');
 is($g->sql('c', "SELECT string_agg(node_name || ' ' || connected, ',' ORDER BY node_name) FROM replp2p.stat_links"),
 	'a true,b true', 'healed: c is connected to both');
 

@@ -4,8 +4,9 @@
  *	  conversation with a peer, on the ordinary port.
  *
  * One CALL is one message in and one out; but for a PULL that allows for several answers, of which each is sent as
- * a row as soon as it is there, the last one when the statement ends. So while changes come one by one, a peer hears
- * of each without asking, and neither side has a statement to begin and to end for it. The conversation (P2pSession) is this
+ * a row as soon as it is there, the last one when the statement ends, after RP_PULL_MAX_WAIT_MS at the latest. So while
+ * changes come one by one, a peer hears of each without asking, and neither side has a statement to begin and to end
+ * for it. The conversation (P2pSession) is this
  * backend's, and ends with it:
  *
  *	  none --HELLO--> greeted --first FRAME, which proves the key--> open --FRAME*-->
@@ -414,24 +415,29 @@ answer_pull(RpNode *node, P2pReader *r, StringInfo reply)
 	P2pPull    *pull = palloc(sizeof(P2pPull));
 	P2pStatus	status = p2p_get_pull(r, pull);
 	int64		until;
+	MemoryContext step;
+	MemoryContext old;
 	Peer		peer;
 
 	if (status != P2P_OK)
 		return status;
-	until = rp_monotonic_us() + Min(pull->wait_ms, RP_PULL_MAX_WAIT_MS) * INT64CONST(1000);
-	while (rp_serve_pull(node, pull, reply) && pull->max_replies > 1)
+	until = rp_monotonic_us() + RP_PULL_MAX_WAIT_MS * INT64CONST(1000);
+	step = AllocSetContextCreate(CurrentMemoryContext, "replp2p pull", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(step);
+	/* settings are read again between statements; they may cut this very link */
+	while (rp_serve_pull(node, pull, reply) && pull->max_replies > 1 && !ConfigReloadPending &&
+		   !rp_workers_are_stopped(node) && rp_monotonic_us() < until)
 	{
 		send_ahead(seal(node, reply));
 		resetStringInfo(reply);
+		MemoryContextReset(step);
 		pull->max_replies--;
-		pull->wait_ms = (uint32) (Max(until - rp_monotonic_us(), 0) / 1000);
 		leave_if_stopping();
 		find_peer(node, &peer);
 		if (!may_speak(node, &peer, P2P_MSG_PULL, reply))
 			break;
-		if (ConfigReloadPending)
-			pull->nwants = 0;	/* it may cut this very link: the last reply, with nothing */
 	}
+	MemoryContextSwitchTo(old);
 	return P2P_OK;
 }
 
@@ -448,7 +454,6 @@ send_ahead(bytea *message)
 	pq_sendbytes(&row, VARDATA(message), (int) (VARSIZE(message) - VARHDRSZ));
 	pq_endmessage(&row);
 	(void) pq_flush();			/* who has gone is noticed by who waits */
-	pfree(message);
 }
 
 static P2pStatus

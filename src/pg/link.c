@@ -225,6 +225,13 @@ rp_link_fail(RpLink *link, const char *error)
 	(void) fail_link(link, NULL, error);
 }
 
+void
+rp_link_restart(RpLink *link)
+{
+	close_link(link);
+	link->retry_us = 0;
+}
+
 /* Forget that the peer failed lately. */
 void
 rp_link_prosper(RpLink *link)

@@ -114,6 +114,8 @@ void		rp_link_send(RpLink *link, const void *request, size_t length, int64 patie
 void		rp_link_stream(RpLink *link, const void *request, size_t length, int64 patience_ms);
 /* End it with this error (not a failure of its own), and back off. */
 void		rp_link_fail(RpLink *link, const char *error);
+/* Close it in the middle of whatever is under way, and connect anew at once: no failure. */
+void		rp_link_restart(RpLink *link);
 /* The peer answers sensibly: the next failure starts with a short backoff again. */
 void		rp_link_prosper(RpLink *link);
 

@@ -41,11 +41,12 @@
 #define REPEAT_LOG_US ((int64) 600 * 1000000)
 
 /*
- * A PULL may have so many replies, within replp2p.poll_timeout, while changes come one by one, since to ask for each
- * would take as long as to answer; or if the way is long, since they would wait for the question. Else asking
- * at its own pace lets them gather (p2p_pace.h).
+ * A PULL may have so many replies while changes come one by one, since to ask for each would take as long as to
+ * answer; or if the way is long, since they would wait for the question. Else asking at its own pace lets them gather
+ * (p2p_pace.h). The next reply, which replp2p.poll_timeout brings if nothing else does, ends it if the plan is another by
+ * then.
  */
-#define MANY_REPLIES 1000
+#define MANY_REPLIES 10000
 #define LONG_WAY_US 2000
 
 typedef struct Peer
@@ -481,6 +482,8 @@ take_poll_reply(RpPeers *peers, int slot)
 	rp_link_prosper(link);
 	peers->more |= taken.full;
 	peer->poll_due_us = link->replied_us + poll_delay(peers, peer, &taken);
+	if (link->state == RP_LINK_BUSY && !rp_pull_request_stands(peers->pull, slot))
+		rp_link_restart(link);
 }
 
 /* Return how long after an answer the next PULL goes out. */

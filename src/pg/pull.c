@@ -325,8 +325,10 @@ bool
 rp_pull_request(RpPull *pull, int peer, uint32 max_replies, StringInfo request)
 {
 	P2pPull    *message = palloc0(sizeof(P2pPull));
+	RpSlotSet  *asked = &pull->asked[peer];
 	P2pWriter	w;
 
+	memset(asked, 0, sizeof(*asked));
 	message->wait_ms = (uint32) rp_poll_timeout_ms;
 	message->max_bytes = PULL_BYTES;
 	message->max_replies = max_replies;
@@ -342,6 +344,7 @@ rp_pull_request(RpPull *pull, int peer, uint32 max_replies, StringInfo request)
 		want->after_seq = log->cursor.seq;
 		want->parts = log->cursor.parts;
 		want->from_start = !log->cursor.started && log->covered_seq > 0;
+		rp_slots_add(asked, slot);
 	}
 	if (message->nwants == 0)
 		return false;
@@ -350,6 +353,20 @@ rp_pull_request(RpPull *pull, int peer, uint32 max_replies, StringInfo request)
 	p2p_put_pull(&w, message);
 	Assert(!w.overflow);
 	request->len += (int) w.length;
+	return true;
+}
+
+bool
+rp_pull_request_stands(const RpPull *pull, int peer)
+{
+	for (int slot = RP_SELF + 1; slot < pull->nslots; slot++)
+	{
+		const PulledLog *log = &pull->logs[slot];
+
+		if (log->writer != NULL && !rp_pull_is_complete(log) &&
+			(log->source == peer) != rp_slots_has(&pull->asked[peer], slot))
+			return false;
+	}
 	return true;
 }
 

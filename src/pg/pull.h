@@ -35,6 +35,8 @@ void		rp_pull_watch(RpPull *pull);
 void		rp_pull_plan(RpPull *pull, const bool *reachable);
 /* Append the PULL that is due to the peer in slot; false: it has nothing that we want. */
 bool		rp_pull_request(RpPull *pull, int peer, uint32 max_replies, StringInfo request);
+/* Did its last PULL ask it for all that the plan now wants of it, and for nothing else? */
+bool		rp_pull_request_stands(const RpPull *pull, int peer);
 /* What a reply has brought. */
 typedef struct RpPullTaken
 {

@@ -56,6 +56,7 @@ struct RpPull
 	uint32		unwritten;		/* batches appended since the last write */
 	int64		sync_due_us;	/* what is dirty is to be synced then; 0 = nothing is */
 	PulledLog	logs[RP_MAX_MEMBERS];
+	RpSlotSet	asked[RP_MAX_MEMBERS];	/* by peer: whose logs its last PULL was for */
 };
 
 /* pull.c: does a batch that comes next by its seq continue the log at cursor? NULL, or why not. */

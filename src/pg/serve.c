@@ -279,10 +279,7 @@ wait_for_client(long timeout_ms)
 	return true;
 }
 
-/*
- * Append PULL_REPLY with what the wants get, in turn; or ERROR if one of them can't and none does. True: it is more
- * than nothing, and all that there is.
- */
+/* Append PULL_REPLY with what the wants get, in turn; or ERROR if one of them can't and none does. True: it is all there is. */
 static bool
 read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo reply)
 {
@@ -325,7 +322,7 @@ read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo re
 		reply->len = start;
 		report_missing(failed, failure, reply);
 	}
-	return failed == NULL && reply->len > start + 1;
+	return failed == NULL;
 }
 
 /*

@@ -20,8 +20,8 @@
 /* Append GOSSIP_REPLY to reply. The states in gossip are verified here. */
 void		rp_serve_gossip(RpNode *node, const P2pGossip *gossip, StringInfo reply);
 /*
- * Wait until there is something that pull wants, or its time is over; append PULL_REPLY or ERROR. True: something
- * came, and that was all there is; pull then wants what comes behind it.
+ * Wait until there is something that pull wants, or its time is over; append PULL_REPLY or ERROR. True: that was all
+ * there is, and pull then wants what comes behind it.
  */
 bool		rp_serve_pull(RpNode *node, P2pPull *pull, StringInfo reply);
 /* Append ERROR. */
