@@ -133,9 +133,13 @@ rp_serve_pull(RpNode *node, P2pPull *pull, StringInfo reply)
 {
 	ServedWant *wants = palloc0(sizeof(ServedWant) * P2P_MAX_MEMBERS);
 	int			n = known_wants(node, pull, wants);
+	uint32		wait_ms = Min(pull->wait_ms, RP_PULL_MAX_WAIT_MS);
+	int64		rested_us = rp_monotonic_us() + Max(wait_ms, RP_PULL_MIN_WAIT_MS) * INT64CONST(1000);
+	int			start = reply->len;
 
-	wait_for_news(node, wants, n, Min(pull->wait_ms, RP_PULL_MAX_WAIT_MS));
-	return read_all(node, wants, n, Min(pull->max_bytes, RP_PULL_MAX_BYTES), reply);
+	wait_for_news(node, wants, n, wait_ms);
+	return read_all(node, wants, n, Min(pull->max_bytes, RP_PULL_MAX_BYTES), reply) &&
+		(reply->len > start + 1 || rp_monotonic_us() >= rested_us);
 }
 
 /* Close all readers. */
