@@ -39,18 +39,12 @@
  */
 #include "postgres.h"
 
-/* What of the server's own headers would need those of OpenSSL and Kerberos does not matter here. */
-#undef USE_OPENSSL
-#undef USE_SSL
-#undef ENABLE_GSS
-
 #include "access/detoast.h"
 #include "access/htup_details.h"
 #include "catalog/pg_type_d.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "libpq/libpq.h"
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
@@ -65,6 +59,7 @@
 #include "exchange.h"
 #include "identity.h"
 #include "join_serve.h"
+#include "libpq_server.h"
 #include "members.h"
 #include "monotonic.h"
 #include "refusals.h"

@@ -40,20 +40,12 @@
 #include "changelog.h"
 #include "crashpoint.h"
 #include "exchange.h"
+#include "libpq_server.h"
 #include "monotonic.h"
 #include "pollers.h"
 #include "serve.h"
 #include "states.h"
 #include "worker.h"
-
-/*
- * The server's own wait set of a client's connection: socket, latch,
- * postmaster. Declared here because its header, libpq/libpq.h, drags in headers of
- * Kerberos and OpenSSL that need not be installed.
- */
-extern PGDLLIMPORT WaitEventSet *FeBeWaitSet;
-#define CLIENT_SOCKET_POSITION 0
-#define CLIENT_EVENTS 3
 
 /* A log that this backend reads for its peer. */
 typedef struct ServedLog
@@ -73,7 +65,6 @@ typedef struct ServedWant
 	int			slot;
 	ServedLog  *log;
 	RpLogExtent extent;			/* when reading began */
-	bool		begun;			/* a batch of it stands in the reply */
 	bool		done;
 } ServedWant;
 
@@ -257,7 +248,7 @@ any_news(RpNode *node, const ServedWant *wants, int n)
 static bool
 wait_for_client(long timeout_ms)
 {
-	WaitEvent	events[CLIENT_EVENTS];
+	WaitEvent	events[FeBeWaitSetNEvents];
 	int			n;
 
 	if (!WaitEventSetCanReportClosed())
@@ -268,7 +259,7 @@ wait_for_client(long timeout_ms)
 		return true;
 	}
 	/* All users of this set choose the socket's events anew. */
-	ModifyWaitEvent(FeBeWaitSet, CLIENT_SOCKET_POSITION, WL_SOCKET_CLOSED, NULL);
+	ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_CLOSED, NULL);
 	n = WaitEventSetWait(FeBeWaitSet, timeout_ms, events, lengthof(events), PG_WAIT_EXTENSION);
 	for (int i = 0; i < n; i++)
 	{
@@ -294,7 +285,11 @@ read_all(RpNode *node, ServedWant *wants, int n, uint32 max_bytes, StringInfo re
 
 	appendStringInfoChar(reply, (char) P2P_MSG_PULL_REPLY);
 	for (int i = 0; i < n; i++)
+	{
 		wants[i].extent = rp_log_extent(node, wants[i].slot);
+		if (wants[i].want->parts > 0 && wants[i].extent.readable_seq > wants[i].want->after_seq)
+			RP_CRASH_POINT("serve_further_parts");
+	}
 
 	while (progress)
 	{
@@ -345,8 +340,6 @@ read_one(RpNode *node, ServedWant *want, StringInfo reply)
 
 	if (want->extent.readable_seq <= want->want->after_seq)
 		return P2P_END;
-	if (want->want->parts > 0 && !want->begun)
-		RP_CRASH_POINT("serve_further_parts");
 	limit.unsure = want->want->after_seq >= want->extent.durable_seq;
 	if (!stand_at(want))
 		return limit.unsure ? P2P_END : P2P_REFUSED;
@@ -360,7 +353,6 @@ read_one(RpNode *node, ServedWant *want, StringInfo reply)
 		return status;
 	}
 	log->placed = true;
-	want->begun = true;
 	log->seq = batch.span.final ? batch.span.last_seq : batch.span.first_seq - 1;
 	log->parts = batch.span.final ? 0 : batch.span.part + 1;
 	*want->want = (P2pPullWant) {
